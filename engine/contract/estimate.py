@@ -1,0 +1,395 @@
+"""Say before a run what it will take: parameters, memory, steps, time, disk.
+
+    config.json values + Recipe -> ParameterCount -> MemoryEstimate -> Fit on this machine
+    task sizes + Recipe         -> Plan (optimizer steps, seconds)
+
+Arithmetic only: no model is loaded, no torch.  Every answer is a range: activations depend on the real example lengths and
+on the kernels.  The weights and optimizer terms agree with sizes measured on SmolLM2-135M (see the tests).
+
+N = tokens in a micro-batch, H = hidden size, I = MLP width, L = layers, V = vocabulary.  All sizes in bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.contract.errors import UserError
+from engine.contract.recipe import Recipe
+
+GIB = 2**30
+NF4_BYTES = 0.516
+"""Bytes per weight in 4-bit NormalFloat with double quantization: 0.5 + 1/64 for the block scales and their scales."""
+CPU_TRAINING_LIMIT = 1_500_000_000
+"""More parameters than this are not trained on a CPU here: one optimizer step would take many minutes."""
+UNGATED_MLP = frozenset({"starcoder2", "gpt_neox", "gpt2", "gpt_bigcode", "phi", "falcon", "opt"})
+"""Model types whose MLP has two matrices; all others are taken to have gate, up and down."""
+TENSOR_FLOPS = (("B200", 2250e12), ("H200", 990e12), ("H100", 990e12), ("H800", 990e12), ("A100", 312e12), ("A800", 312e12),
+                ("L40", 181e12), ("4090", 165e12), ("3090", 71e12), ("A6000", 155e12), ("A10", 125e12), ("T4", 65e12))  # fmt: skip
+"""Dense 16-bit operations per second from the makers' data sheets, found by a part of the GPU's name."""
+CPU_FLOPS_PER_CORE = (12e9, 55e9)
+"""Training throughput per core, slow and fast; 2 cores trained SmolLM2-135M at 36e9 (float32) to 52e9 (bfloat16) each."""
+
+
+class GpuLike(Protocol):
+    """What is read of a GPU; `engine.launch.devices.Gpu` has it."""
+
+    index: int
+    name: str
+    total_bytes: int
+    used_bytes: int
+
+
+class MachineLike(Protocol):
+    """What is read of a machine; `engine.launch.devices.Machine` has it."""
+
+    gpus: Sequence[Any]
+    cpu_count: int
+    ram_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCount:
+    """Numbers of weights by kind, because each kind is stored and trained differently."""
+
+    embeddings: int
+    head: int
+    """0 if the output head shares the embedding matrix."""
+    attention: int
+    mlp: int
+    """Dense MLP layers, shared experts included."""
+    experts: int
+    """Fused expert weights of a mixture-of-experts model; bitsandbytes leaves them in 16 bit."""
+    other: int
+    """Norms, biases and routers."""
+    active_experts: int
+    """The part of `experts` that one token passes through."""
+
+    @property
+    def total(self) -> int:
+        """All weights."""
+        return self.embeddings + self.head + self.attention + self.mlp + self.experts + self.other
+
+    @property
+    def quantized(self) -> int:
+        """Weights that `method: qlora` stores in 4 bit."""
+        return self.attention + self.mlp
+
+    @property
+    def active(self) -> int:
+        """Weights that take part in one token's matrix products; a tied head is counted once."""
+        return self.attention + self.mlp + self.active_experts + (self.head or self.embeddings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """Peak memory of one device, as a range."""
+
+    low_bytes: int
+    high_bytes: int
+    parts: tuple[tuple[str, int], ...]
+    """What it is made of at the high end: (weights | adapter | gradients | optimizer | activations | logits | overhead, bytes)."""
+
+    @property
+    def text(self) -> str:
+        """`9-12 GB`, in the unit in which GPUs are sold (2**30 bytes)."""
+        low, high = _gib(self.low_bytes), _gib(self.high_bytes)
+        return f"{high} GB" if low == high else f"{low}-{high} GB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether a recipe can run on this machine, in one sentence."""
+
+    ok: bool
+    sentence: str
+    needs_bytes: int = 0
+    """High end of the estimate; 0 if nothing is known about the model."""
+    tight: bool = False
+    """True if only the low end of the estimate fits."""
+    memory: MemoryEstimate | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSize:
+    """What is known of a task's data before it is tokenized."""
+
+    num_used: int
+    num_bytes: int
+    """Size of the file; about 3.5 bytes of JSON make a token."""
+    has_heldout: bool = False
+    num_records: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long a run is."""
+
+    effective_batch: int
+    """Examples per optimizer step over all processes."""
+    num_train: tuple[int, ...]
+    """Training examples per task of the recipe, held-out ones left out; 0 for a task of weight 0."""
+    steps_per_epoch: int
+    steps: int
+    epochs: float
+    seconds: tuple[float, float] | None
+    """Low and high; None if the speed of the device or the size of the model is not known."""
+
+
+def count_parameters(config: Mapping[str, Any]) -> ParameterCount:
+    """Count the weights of a decoder from its `config.json`, by kind.
+
+    Raises:
+        UserError: If a size is missing or no positive number.
+    """
+    config = config.get("text_config") or config
+    hidden, layers = _size(config, "hidden_size", "n_embd", "d_model"), _size(config, "num_hidden_layers", "n_layer")
+    vocab, heads = _size(config, "vocab_size"), _size(config, "num_attention_heads", "n_head")
+    kv_heads = _size(config, "num_key_value_heads", default=heads)
+    head_dim = _size(config, "head_dim", default=max(1, hidden // heads))
+    inner = _size(config, "intermediate_size", "n_inner", default=4 * hidden)
+    tied = bool(config.get("tie_word_embeddings", False))
+    matrices = 2 if config.get("model_type") in UNGATED_MLP else 3
+    attention = layers * hidden * head_dim * (2 * heads + 2 * kv_heads)
+    experts = _size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
+    expert_width = _size(config, "moe_intermediate_size", default=inner)
+    shared = _size(config, "shared_expert_intermediate_size", default=0)
+    dense = layers * matrices * hidden * (shared if experts else inner)
+    per_expert = layers * matrices * hidden * expert_width
+    biases = layers * head_dim * (heads + 2 * kv_heads) if config.get("attention_bias") else 0
+    return ParameterCount(
+        embeddings=vocab * hidden,
+        head=0 if tied else vocab * hidden,
+        attention=attention,
+        mlp=dense,
+        experts=experts * per_expert,
+        other=(2 * layers + 1) * hidden + layers * experts * hidden + biases,
+        active_experts=_size(config, "num_experts_per_tok", default=2) * per_expert if experts else 0,
+    )
+
+
+def num_parameters(config: Mapping[str, Any]) -> int:
+    """Return the number of weights; UserError if the config lacks a size."""
+    return count_parameters(config).total
+
+
+def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
+    """Return the number of trained weights: all of them, or r * (in + out) per adapted linear layer.
+
+    Fused experts and routers get no adapter.  A list in `target_modules` is matched on the usual names (`q_proj`, ...).
+    """
+    if recipe.method == "full":
+        return num_parameters(config)
+    config = config.get("text_config") or config
+    hidden, layers = _size(config, "hidden_size", "n_embd", "d_model"), _size(config, "num_hidden_layers", "n_layer")
+    heads = _size(config, "num_attention_heads", "n_head")
+    head_dim = _size(config, "head_dim", default=max(1, hidden // heads))
+    query, key = heads * head_dim, _size(config, "num_key_value_heads", default=heads) * head_dim
+    shapes = {"q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden)}
+    if not _size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0):
+        inner = _size(config, "intermediate_size", "n_inner", default=4 * hidden)
+        shapes |= {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+        if config.get("model_type") not in UNGATED_MLP:
+            shapes["gate_proj"] = (hidden, inner)
+    wanted = recipe.lora.target_modules
+    chosen = shapes.values() if wanted == "all-linear" else [size for name, size in shapes.items() if name in wanted]
+    return recipe.lora.r * layers * sum(rows + columns for rows, columns in chosen)
+
+
+def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, device: str = "cuda") -> MemoryEstimate:
+    """Estimate the peak memory of one process.
+
+        weights      full: 4 bytes each (float32 masters); else 2, or 4 on a CPU; `qlora`: 0.516 for attention and MLP,
+                     fused experts stay at 2
+        gradients    4 per trained weight;  optimizer: 8 (AdamW)
+        activations  N * L * (10 H + 2 KV + 4 I) numbers, or N * L * H and one layer with gradient checkpointing
+        logits       chunked head: 256 * V * 8;  plain head: N * V * 8
+        overhead     CUDA context or Python and torch, and 5 % fragmentation
+
+    The low end takes two thirds of the activations and the chunked head, the high end 1.3 of them and the plain head.
+
+    Raises:
+        UserError: If the config lacks a size.
+    """
+    count, trained = count_parameters(config), num_trainable(recipe, config)
+    config = config.get("text_config") or config
+    number = 4 if recipe.model.dtype == "float32" or (device == "cpu" and recipe.model.dtype == "auto") else 2
+    adapter = 0 if recipe.method == "full" else 4 * trained
+    if recipe.method == "full":
+        weights = 4 * count.total
+    elif recipe.method == "qlora":
+        weights = int(NF4_BYTES * count.quantized) + number * (count.total - count.quantized)
+    else:
+        weights = number * count.total
+    tokens = recipe.optim.per_device_train_batch_size * recipe.data.max_length
+    activations = _activations(recipe, config, tokens, number if recipe.method != "full" or device == "cpu" else 2)
+    vocab = _size(config, "vocab_size")
+    logits_low, logits_high = min(tokens, 256) * vocab * 8, tokens * vocab * 8
+    fixed = weights + adapter + 4 * trained + 8 * trained
+    base = int(0.8 * GIB) if device == "cuda" else int(0.6 * GIB)
+    low = fixed + int(0.67 * activations) + logits_low + base
+    overhead = base + (fixed + activations) // 20
+    parts = [("weights", weights), ("adapter", adapter), ("gradients", 4 * trained), ("optimizer", 8 * trained),
+             ("activations", int(1.3 * activations)), ("logits", logits_high), ("overhead", overhead)]  # fmt: skip
+    kept = tuple(part for part in parts if part[1])
+    return MemoryEstimate(low_bytes=low, high_bytes=sum(size for _, size in kept), parts=kept)
+
+
+def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) -> Fit:
+    """Say whether the recipe fits on this machine and why not.
+
+    An unknown model (`config` None or without sizes) is let through with a sentence that says so.
+    """
+    gpus = () if recipe.launch.device == "cpu" else tuple(machine.gpus)
+    if recipe.launch.device == "cuda" and not gpus:
+        return Fit(ok=False, sentence="needs a GPU: the recipe asks for `cuda`; this machine has none")
+    try:
+        memory = estimate_memory(recipe, config, device="cuda" if gpus else "cpu") if config else None
+    except UserError:
+        memory = None
+    if memory is None or config is None:
+        return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
+    return _fit_gpus(recipe, gpus, memory) if gpus else _fit_cpu(machine, memory, num_parameters(config))
+
+
+def plan_run(recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, machine: MachineLike) -> Plan:
+    """Return the length of a run in optimizer steps and, roughly, in seconds.
+
+        steps per epoch = ceil( ceil(examples / (batch * processes)) / accumulation )
+
+    Args:
+        recipe: The recipe.
+        sizes: One per task of the recipe, in its order.
+        config: Shapes of the model, or None.
+        machine: Where it would run.
+    """
+    optim, processes = recipe.optim, recipe.launch.num_processes
+    num_train = tuple(_num_train(recipe, i, size) for i, size in enumerate(sizes))
+    examples = sum(num_train)
+    micro = math.ceil(examples / (optim.per_device_train_batch_size * processes))
+    per_epoch = math.ceil(micro / optim.gradient_accumulation_steps)
+    steps = optim.max_steps or math.ceil(per_epoch * optim.num_train_epochs)
+    batch = optim.per_device_train_batch_size * optim.gradient_accumulation_steps * processes
+    return Plan(
+        effective_batch=batch,
+        num_train=num_train,
+        steps_per_epoch=per_epoch,
+        steps=steps if examples else 0,
+        epochs=steps / per_epoch if per_epoch else 0.0,
+        seconds=_seconds(recipe, sizes, num_train, steps * batch, config, machine) if examples and config else None,
+    )
+
+
+def disk_bytes(recipe: Recipe, config: Mapping[str, Any]) -> int:
+    """Return the disk a run needs at its fullest: the kept checkpoints and the one being written.
+
+    A checkpoint holds the trained weights and the AdamW state: 4 + 8 bytes each.
+    """
+    return 12 * num_trainable(recipe, config) * (recipe.record.save_total_limit + 1) + 20 * 2**20
+
+
+def duration_text(seconds: tuple[float, float]) -> str:
+    """Write a range of seconds as people say it: `2-6 min`, `1-3 h`."""
+    low, high = seconds
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if high >= 2 * size:
+            a, b = max(1, round(low / size)), round(high / size)
+            return f"{b} {unit}" if a == b else f"{a}-{b} {unit}"
+    return "about a minute" if high > 45 else "under a minute"
+
+
+def gigabytes(size: int) -> str:
+    """Write bytes as GB of 2**30, one decimal below ten."""
+    return f"{_gib(size)} GB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MB"
+
+
+def _gib(size: int) -> str:
+    value = size / GIB
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def _size(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:
+    """Return the first of `keys` that is set, a whole number of at least 0."""
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40:
+            if value > 0 or default is not None:
+                return value
+    if default is None:
+        raise UserError(f"config.json says no usable `{keys[0]}`.", fix="choose a causal language model.", field="model_name_or_path")
+    return default
+
+
+def _activations(recipe: Recipe, config: Mapping[str, Any], tokens: int, number: int) -> int:
+    hidden, layers = _size(config, "hidden_size", "n_embd", "d_model"), _size(config, "num_hidden_layers", "n_layer")
+    heads = _size(config, "num_attention_heads", "n_head")
+    keys = hidden * _size(config, "num_key_value_heads", default=heads) // heads
+    inner = _size(config, "intermediate_size", "n_inner", default=4 * hidden)
+    if _size(config, "num_local_experts", "num_experts", default=0):
+        inner = _size(config, "moe_intermediate_size", default=inner) * _size(config, "num_experts_per_tok", default=2)
+    per_layer = tokens * (10 * hidden + 2 * keys + 4 * inner) * number
+    if recipe.model.attn_implementation == "eager":
+        per_layer += 2 * number * heads * tokens * recipe.data.max_length
+    return layers * tokens * hidden * number + per_layer if recipe.model.gradient_checkpointing else layers * per_layer
+
+
+def _fit_gpus(recipe: Recipe, gpus: tuple[GpuLike, ...], memory: MemoryEstimate) -> Fit:
+    wanted = recipe.launch.num_processes
+    if wanted > len(gpus):
+        has = f"this machine has {len(gpus)}"
+        return Fit(ok=False, sentence=f"asks for {wanted} GPUs; {has}", needs_bytes=memory.high_bytes, memory=memory)
+    used = gpus[:wanted]
+    gpu = min(used, key=lambda g: g.total_bytes - g.used_bytes)
+    free = gpu.total_bytes - gpu.used_bytes
+    each = "each " if wanted > 1 else ""
+    sentence = f"needs about {memory.text} {each}; ".replace(" ;", ";") + f"GPU {gpu.index} has {gigabytes(gpu.total_bytes)}"
+    if free < memory.high_bytes <= gpu.total_bytes or gpu.used_bytes > 0.1 * gpu.total_bytes:
+        sentence += f", {gigabytes(free)} of it free"
+    ok, tight = memory.low_bytes <= free, memory.low_bytes <= free < memory.high_bytes
+    sentence += ": it may just fit" if tight else ""
+    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
+
+
+def _fit_cpu(machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:
+    need = f"about {memory.text}"
+    if parameters > CPU_TRAINING_LIMIT:
+        size = f"{parameters / 1e9:.1f} billion parameters are too many to train on a CPU"
+        reason = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
+        return Fit(ok=False, sentence=f"needs a GPU: {size}; {reason}", needs_bytes=memory.high_bytes, memory=memory)
+    ok, tight = memory.low_bytes <= machine.ram_total, memory.low_bytes <= machine.ram_total < memory.high_bytes
+    sentence = f"needs {need}; this machine has {gigabytes(machine.ram_total)} of memory"
+    sentence += ": it may just fit" if tight else ""
+    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
+
+
+def _num_train(recipe: Recipe, index: int, size: TaskSize) -> int:
+    task = recipe.tasks[index]
+    if task.weight == 0:
+        return 0
+    held_out = 0
+    if not (size.has_heldout or task.eval_path) and recipe.data.eval_split > 0:
+        held_out = max(1, round(size.num_used * recipe.data.eval_split))
+    left = max(0, size.num_used - held_out)
+    return min(left, task.max_samples) if task.max_samples else left
+
+
+def _seconds(
+    recipe: Recipe, sizes: Sequence[TaskSize], num_train: Sequence[int], seen: int, config: Mapping[str, Any], machine: MachineLike
+) -> tuple[float, float] | None:  # fmt: skip
+    lengths = [min(recipe.data.max_length, size.num_bytes / 3.5 / max(1, size.num_records or size.num_used)) for size in sizes]
+    tokens = seen * sum(n * length for n, length in zip(num_train, lengths, strict=True)) / max(1, sum(num_train))
+    try:
+        weights = count_parameters(config).active
+    except UserError:
+        return None
+    passes = (6 if recipe.method == "full" else 4) + (2 if recipe.model.gradient_checkpointing else 0)
+    work = passes * weights * tokens
+    gpus = () if recipe.launch.device == "cpu" else tuple(machine.gpus)[: recipe.launch.num_processes]
+    if not gpus:
+        cores = min(32, max(1, machine.cpu_count))
+        return work / (CPU_FLOPS_PER_CORE[1] * cores), 1.3 * work / (CPU_FLOPS_PER_CORE[0] * cores)
+    peaks = [next((flops for part, flops in TENSOR_FLOPS if part in gpu.name), 0.0) for gpu in gpus]
+    peak = min(peaks) * len(gpus)
+    return (work / (0.45 * peak), 1.3 * work / (0.12 * peak)) if peak else None

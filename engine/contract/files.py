@@ -1,0 +1,143 @@
+"""Write and read the small files of a run so that a reader never sees half of one.
+
+    replace_text  temp file in the same folder -> flush -> fsync -> rename       one writer, any number of readers
+    append_json   one whole line per write, O_APPEND                            streams
+    read_rows     from a byte offset to the last newline                        tails, torn last line ignored
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from engine.contract.errors import UserError
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically: readers see the old content or the new, never a mixture."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically; a non-finite number is written as null, which JSON can hold."""
+    replace_text(path, json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def append_json(path: Path, row: dict[str, Any]) -> None:
+    """Append one row as one line. A single writer per file; non-finite numbers become null."""
+    line = json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode("utf-8"))
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the value in a JSON file, or None if the file is missing or holds no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def read_rows(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Read the rows that were appended since `offset`.
+
+    Args:
+        path: A file of JSON lines; a missing file has no rows.
+        offset: Byte offset returned by the previous call; beyond the end (the file was replaced) means start over.
+
+    Returns:
+        The rows and the next offset. A last line without newline is left for the next call; broken lines are skipped.
+    """
+    try:
+        with open(path, "rb") as file:
+            if offset > os.fstat(file.fileno()).st_size:
+                offset = 0
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], 0
+    end = data.rfind(b"\n") + 1
+    rows = []
+    for line in data[:end].split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows, offset + end
+
+
+def truncate_torn_tail(path: Path) -> None:
+    """Cut a last line without newline, left by a kill in mid-write, before a new writer appends."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def tail_text(path: Path, *, max_lines: int = 40, max_bytes: int = 64_000) -> str:
+    """Return the last lines of a text file, control characters made visible; empty if there is no file."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - max_bytes))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    # progress bars rewrite their line with \r: keep what stands at the end
+    lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    return "\n".join(_visible(line) for line in lines[-max_lines - 1 :]).strip("\n")
+
+
+def finite(value: Any) -> Any:
+    """Return the value with every NaN and infinity replaced by None, inside lists and mappings too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def slug(text: str, *, fallback: str = "item") -> str:
+    """Return a file-name-safe version of `text`: [a-z0-9._-], at most 64 long, never starting with a dot or dash."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9._-]+", "-", ascii_text).strip("-._")[:64].strip("-._") or fallback
+
+
+def child(root: Path, name: str) -> Path:
+    """Return `root/name`, refusing names that are not a plain child of `root`.
+
+    Raises:
+        UserError: For empty names, separators, `..`, hidden names, control characters and symlinks leading out.
+    """
+    plain = bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name))
+    path = root / name if plain else root
+    if not plain or path.resolve().parent != root.resolve():
+        raise UserError(f"{name[:80]!r} is not a valid name here.", fix="choose one from the list.")
+    return path
+
+
+def _visible(line: str) -> str:
+    """Replace terminal control characters by their escapes, so that a log cannot repaint a screen."""
+    return "".join(c if c == "\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in line)

@@ -1,0 +1,56 @@
+"""Every number a run records: key, unit, direction, label.  One row of `metrics.jsonl` is one optimizer step.
+
+    {"step": 20, "time": 1764000000.0, "tokens_seen": 81234, "train/loss": 1.93, "task/<name>/loss": 1.2, ...}
+
+Declares only; the numbers are computed in `engine.train`.  Keys with `<name>` exist once per task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What one key of `metrics.jsonl` means."""
+
+    key: str
+    """Key, `<name>` stands for a task name."""
+    unit: str
+    """Unit of the value; empty for plain numbers."""
+    better: Literal["lower", "higher", "neither"]
+    """Which direction is good."""
+    label: str
+    """Axis label."""
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(key="step", unit="optimizer steps", better="neither", label="Step"),
+    Metric(key="time", unit="s since 1970", better="neither", label="Time"),
+    Metric(key="epoch", unit="epochs", better="neither", label="Epoch"),
+    Metric(key="tokens_seen", unit="tokens", better="neither", label="Tokens"),
+    Metric(key="train/loss", unit="nats per token", better="lower", label="Training loss"),
+    Metric(key="eval/loss", unit="nats per token", better="lower", label="Evaluation loss"),
+    Metric(key="task/<name>/loss", unit="nats per token", better="lower", label="Training loss"),
+    Metric(key="task/<name>/num_tokens", unit="supervised tokens", better="neither", label="Supervised tokens"),
+    Metric(key="task/<name>/weight", unit="share of the loss", better="neither", label="Loss share"),
+    Metric(key="task/<name>/eval_loss", unit="nats per token", better="lower", label="Evaluation loss"),
+    Metric(key="optim/learning_rate", unit="", better="neither", label="Learning rate"),
+    Metric(key="optim/grad_norm", unit="", better="neither", label="Gradient norm"),
+    Metric(key="perf/tokens_per_second", unit="tokens/s", better="higher", label="Throughput"),
+    Metric(key="perf/step_time_s", unit="s", better="lower", label="Time per step"),
+    Metric(key="perf/memory_bytes", unit="bytes", better="lower", label="Memory"),
+)
+
+
+def metric_of(key: str) -> Metric | None:
+    """Return the declaration of a key, or None if it is unknown (unknown keys are fine to keep)."""
+    parts = key.split("/")
+    generic = f"task/<name>/{parts[-1]}" if parts[0] == "task" and len(parts) == 3 else key
+    return next((metric for metric in METRICS if metric.key == generic), None)
+
+
+def task_key(name: str, what: str) -> str:
+    """Return the key of a task's metric: `task_key("sql", "loss")` is `task/sql/loss`."""
+    return f"task/{name}/{what}"

@@ -1,0 +1,191 @@
+"""The recipe: one YAML file says everything about a run.
+
+    recipe.yaml --load_recipe--> Recipe (frozen, validated) --dump_recipe--> the same YAML
+
+One schema owns every name, default, limit, unit and help text: forms, docs, presets and the command line derive from it.
+The docstring under a field is its tooltip.  Reading, writing and overriding live in `engine.contract.recipe_io`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Task names appear in metric keys, file names and legends: lower-case slugs only."""
+
+
+def _strict_number(value: object) -> object:
+    """Refuse booleans where a number belongs: `true` would silently become 1."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true/false")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_strict_number)]
+Count = Annotated[int, BeforeValidator(_strict_number)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are frozen, docstrings are help texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class TaskSection(Section):
+    """One task: a data file and how much it counts."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=f"^{TASK_NAME.pattern}$")
+    """Short lower-case name: letters, digits, `.`, `_`, `-`. It labels curves, metrics and files."""
+    path: str = Field(min_length=1, max_length=4096)
+    """Training examples, a JSONL file. A relative path is looked up beside the recipe."""
+    eval_path: str | None = Field(None, max_length=4096)
+    """Held-out examples. Without it `data.eval_split` of the training file is held out."""
+    weight: Number = Field(1.0, ge=0, le=1000)
+    """How much the task counts in the loss, relative to the other tasks. 0 = evaluated only."""
+    max_samples: Count | None = Field(None, ge=1)
+    """Use at most this many examples, chosen with the seed. Empty = all."""
+
+
+class ModelSection(Section):
+    """How the base model is loaded."""
+
+    revision: str | None = Field(None, max_length=128)
+    """Branch, tag or commit on the Hugging Face hub. Empty = the default branch."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number format of the frozen weights. `auto` = bfloat16 where the device computes it natively, else float32."""
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention kernel. `auto` = sdpa where the architecture supports it, else eager."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third slower, far less memory."""
+
+
+class LoraSection(Section):
+    """The low-rank adapter; names follow `peft.LoraConfig`. Ignored when `method` is `full`."""
+
+    r: Count = Field(16, ge=1, le=1024)
+    """Rank of the adapter."""
+    lora_alpha: Number = Field(32.0, gt=0, le=4096)
+    """Scale of the adapter: its output is multiplied by lora_alpha / r."""
+    lora_dropout: Number = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which linear layers get an adapter: `all-linear` (all but the output head) or a list of layer names."""
+
+
+class DataSection(Section):
+    """From examples to tokens."""
+
+    max_length: Count = Field(1024, ge=16, le=1_048_576)
+    """Longest example in tokens, template included. Longer ones are handled by `truncation`."""
+    truncation: Literal["drop", "truncate"] = "drop"
+    """`drop` leaves out examples that are too long and counts them; `truncate` cuts off their end."""
+    eval_split: Number = Field(0.05, ge=0, lt=1)
+    """Share of a task's examples that is held out when it has no `eval_path`. At least one example if above 0."""
+    max_eval_samples: Count | None = Field(64, ge=1)
+    """Evaluate on at most this many held-out examples per task. Empty = all."""
+
+
+class LossSection(Section):
+    """How the tasks are combined into one loss."""
+
+    reduction: Literal["task_mean", "token_mean"] = "task_mean"
+    """`task_mean`: every task's mean token loss counts by its weight, exact over the whole optimizer step.
+    `token_mean`: every supervised token counts the same, task weights are not used."""
+
+
+class OptimSection(Section):
+    """Optimizer and schedule; names follow `transformers.TrainingArguments`."""
+
+    learning_rate: Number = Field(2e-4, gt=0, lt=1)
+    """Peak learning rate. Typical: 1e-4 to 5e-4 for LoRA, 5e-6 to 5e-5 for full fine-tuning."""
+    min_lr: Number = Field(0.0, ge=0, lt=1)
+    """Learning rate at the end of the cosine schedule. Not above `learning_rate`."""
+    warmup_steps: Number = Field(0.03, ge=0)
+    """Optimizer steps of linear warm-up; below 1 it is a share of the run."""
+    num_train_epochs: Number = Field(1.0, gt=0, le=1000)
+    """Passes over the data. Not used when `max_steps` is set."""
+    max_steps: Count | None = Field(None, ge=1)
+    """Optimizer steps of the run. Empty = from `num_train_epochs`."""
+    per_device_train_batch_size: Count = Field(4, ge=1, le=4096)
+    """Examples per device in one forward pass."""
+    gradient_accumulation_steps: Count = Field(1, ge=1, le=65536)
+    """Forward passes per optimizer step. It never changes the loss, only the memory."""
+    weight_decay: Number = Field(0.0, ge=0, lt=1)
+    """AdamW weight decay; not applied to biases and norms."""
+    max_grad_norm: Number = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+    @model_validator(mode="after")
+    def _min_below_peak(self) -> OptimSection:
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr ({self.min_lr:g}) must not be above learning_rate ({self.learning_rate:g})")
+        return self
+
+
+class RecordSection(Section):
+    """When the run logs, evaluates and saves. All numbers are optimizer steps."""
+
+    logging_steps: Count = Field(5, ge=1)
+    """A point of the training curves every so many steps. The first 20 steps are always logged."""
+    eval_steps: Count = Field(50, ge=1)
+    """Evaluate every task every so many steps, and before the first and after the last step."""
+    save_steps: Count = Field(50, ge=1)
+    """Write a checkpoint every so many steps, and after the last step."""
+    save_total_limit: Count = Field(3, ge=1)
+    """Keep this many of the newest checkpoints."""
+    per_device_eval_batch_size: Count = Field(8, ge=1, le=4096)
+    """Examples per device in one forward pass of the evaluation."""
+
+
+class LaunchSection(Section):
+    """Where the run is computed."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` = the GPUs if there are any, else the CPU."""
+    num_processes: Count = Field(1, ge=1, le=1024)
+    """Processes, one per GPU. On the CPU more than one is for tests only."""
+
+
+class Recipe(Section):
+    """Everything about one run: model, tasks, method, loss, schedule, place."""
+
+    schema_version: Literal[1] = 1
+    """Version of this file format."""
+    name: str = Field("", max_length=80)
+    """Name of the run as people read it. Empty = made from the model and the method."""
+    description: str = Field("", max_length=2000)
+    """Free text: what the recipe is for and what it needs."""
+    model_name_or_path: str = Field(min_length=1, max_length=4096)
+    """Hugging Face hub id or a local folder with config.json and safetensors."""
+    method: Literal["qlora", "lora", "full"] = "lora"
+    """`lora` trains a small adapter, `qlora` does so on a 4-bit base, `full` trains all weights."""
+    tasks: tuple[TaskSection, ...] = Field(min_length=1, max_length=256)
+    """The tasks that are trained together."""
+    seed: Count = Field(42, ge=0, lt=2**32)
+    """Seed of initialisation, order and held-out choice."""
+    model: ModelSection = ModelSection()
+    lora: LoraSection = LoraSection()
+    data: DataSection = DataSection()
+    loss: LossSection = LossSection()
+    optim: OptimSection = OptimSection()
+    record: RecordSection = RecordSection()
+    launch: LaunchSection = LaunchSection()
+
+    @model_validator(mode="after")
+    def _tasks_are_distinct_and_weighted(self) -> Recipe:
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two tasks are called `{twice[0]}`: each task needs a name of its own")
+        if all(task.weight == 0 for task in self.tasks):
+            raise ValueError("every task has weight 0: give at least one task a weight above 0")
+        return self
+
+    @property
+    def display_name(self) -> str:
+        """The name people read: `name`, or one made from the model and the method."""
+        return self.name or f"{self.model_name_or_path.rstrip('/').rsplit('/', 1)[-1]} {self.method}"

@@ -1,0 +1,81 @@
+"""Recipe -> accelerate config file and argv.  Lists only: no user value ever reaches a shell.
+
+One shape of config for every machine.  Two traps of accelerate decide it: `--cpu --num_processes 2` and `MULTI_CPU`
+silently start one process, so several CPU ranks are written as MULTI_GPU + use_cpu.  Port 0 lets the system choose,
+so that two runs never collide.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.contract.errors import UserError
+from engine.contract.recipe import Recipe
+from engine.contract.rundir import RunDir
+from engine.launch.devices import Machine, inventory
+
+
+def resolve_device(recipe: Recipe, machine: Machine | None = None) -> str:
+    """Return "cuda" or "cpu" for this recipe on this machine.
+
+    Raises:
+        UserError: If it asks for GPUs that are not there.
+    """
+    machine = machine or inventory()
+    wanted, gpus = recipe.launch.device, len(machine.gpus)
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
+        return "cpu"
+    if recipe.launch.num_processes > gpus:
+        reason = machine.gpu_note or f"This machine has {gpus} visible."
+        raise UserError(
+            f"The recipe asks for {recipe.launch.num_processes} GPU process(es). {reason}",
+            fix="lower launch.num_processes, or set launch.device to cpu.",
+            field="launch.num_processes",
+        )
+    return "cuda"
+
+
+def accelerate_config(recipe: Recipe, device: str) -> dict[str, Any]:
+    """Return the accelerate config of the run; precision is the Trainer's business, so it is off here."""
+    processes = recipe.launch.num_processes
+    return {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
+        "use_cpu": device == "cpu",
+        "num_machines": 1,
+        "num_processes": processes,
+        "machine_rank": 0,
+        "main_process_port": 0,
+        "mixed_precision": "no",
+        "dynamo_config": {"dynamo_backend": "NO"},
+        "debug": False,
+    }
+
+
+def write_accelerate_config(run: RunDir, recipe: Recipe) -> Path:
+    """Write the run's accelerate config file and return its path."""
+    path = run.path / "accelerate.yaml"
+    path.write_text(yaml.safe_dump(accelerate_config(recipe, resolve_device(recipe)), sort_keys=False))
+    return path
+
+
+def train_command(recipe: Recipe, run: RunDir, *, resume_from: str = "") -> list[str]:
+    """Return the argv that trains a run: accelerate, then our main with paths that we made ourselves."""
+    argv = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run.path / "accelerate.yaml")]
+    argv += ["-m", "engine.train.main", "--run", str(run.path)]
+    return [*argv, "--resume-from", resume_from] if resume_from else argv
+
+
+def cli_equivalent(recipe_file: str, output_dir: str) -> list[str]:
+    """Return the argv of the same run in a terminal."""
+    return ["python", "-m", "engine", "train", recipe_file, "--output-dir", output_dir]
+
+
+def display_command(argv: list[str]) -> str:
+    """Return an argv as one line that can be pasted into a shell."""
+    return shlex.join(argv)

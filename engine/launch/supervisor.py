@@ -1,0 +1,148 @@
+"""One small detached process per attempt: start accelerate, watch it, say how it ended.
+
+    start_run (studio or CLI) -> this module as a process, own session -> accelerate launch -> ranks
+                                   |  claims attempts/NNN.json (O_EXCL), ends it with finished | stopped | failed + cause
+
+The end is read from files (status.json, errors/), not from return codes, which do not tell the truth.  Nothing here
+depends on a browser, a page or the studio: kill them all and the run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from engine.contract.errors import Problem, UserError
+from engine.contract.files import read_json, replace_json, tail_text
+from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state
+from engine.launch.command import resolve_device, train_command, write_accelerate_config
+from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
+
+POLL_S = 0.5
+CLAIM_TIMEOUT_S = 30.0
+STOP_GRACE_S = 120.0
+"""How long ranks may take to save after SIGTERM before they are killed."""
+
+
+def start_run(run: RunDir, *, resume_from: str = "") -> None:
+    """Start or resume a run in the background and return once it is claimed.
+
+    Args:
+        run: An existing run directory.
+        resume_from: Name of one of its checkpoints (`step-000200`); empty = from the start.
+
+    Raises:
+        UserError: If it is running already, or cannot be started here.
+    """
+    if effective_state(run) in ("preparing", "running", "stopping"):
+        raise UserError(f"Run {run.id} is running already.", fix="open its page.")
+    recipe = run.recipe()
+    resolve_device(recipe)  # say what is missing before anything starts
+    previous = run.last_attempt()
+    number = previous.number + 1 if previous else 1
+    argv = [sys.executable, "-m", "engine.launch.supervisor", str(run.path), "--number", str(number)]
+    process = start_detached([*argv, "--resume-from", resume_from] if resume_from else argv, run.log_file)
+    deadline = time.monotonic() + CLAIM_TIMEOUT_S
+    while time.monotonic() < deadline:
+        attempt = run.last_attempt()
+        if attempt is not None and attempt.number == number:
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise UserError(f"Run {run.id} could not be started.", fix=f"read {run.log_file}.")
+
+
+def supervise(run: RunDir, *, number: int, resume_from: str = "") -> int:
+    """Run one attempt to its end; return 0 if it finished or was stopped, 1 if it failed."""
+    recipe = run.recipe()
+    me = asdict(ProcessId.of(os.getpid()))
+    command = train_command(recipe, run, resume_from=resume_from)
+    attempt = Attempt(
+        number=number,
+        supervisor=me,
+        command=tuple(command),
+        host=socket.gethostname(),
+        started_at=time.time(),
+        resume_from=resume_from,
+    )
+    path = claim_attempt(run, attempt)
+    for old in run.errors.glob("rank-*.json"):
+        old.unlink()
+    write_accelerate_config(run, recipe)
+    adopt_orphans()
+    launcher = start_detached(command, run.log_file)
+    _wait(run, launcher, number)
+    end, problem = _classify(run, number, launcher.returncode)
+    replace_json(path, asdict(replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix)))
+    return 1 if end == "failed" else 0
+
+
+def _wait(run: RunDir, launcher: subprocess.Popen[bytes], number: int) -> None:
+    """Wait for the launcher; end everything on SIGTERM or a cancel request; leave nothing behind."""
+    asked_to_end = []
+    signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seen: dict[int, ProcessId] = {}
+    while launcher.poll() is None:
+        for process in descendants(launcher.pid):
+            seen[process.pid] = process
+        control = read_json(run.control_file) or {}
+        cancelled = control.get("attempt") == number and control.get("request") == "cancel"
+        if cancelled or asked_to_end:
+            end_processes([*_ranks(run, number), *seen.values()], grace_s=5.0 if cancelled else STOP_GRACE_S)
+            end_processes([ProcessId.of(launcher.pid)] if launcher.poll() is None else [], grace_s=5.0)
+        time.sleep(POLL_S)
+    end_processes([*_ranks(run, number), *seen.values()], grace_s=5.0)
+
+
+def _ranks(run: RunDir, number: int) -> list[ProcessId]:
+    status = run.status()
+    known = map(ProcessId.read, status.ranks) if status.attempt == number else ()
+    return [process for process in known if process]
+
+
+def _classify(run: RunDir, number: int, return_code: int | None) -> tuple[str, Problem]:
+    """Return how the attempt ended and, if it failed, why."""
+    status = run.status()
+    if status.attempt == number and status.state in ("finished", "stopped"):
+        return status.state, Problem(problem="")
+    control = read_json(run.control_file) or {}
+    if control.get("attempt") == number and control.get("request") == "cancel":
+        return "stopped", Problem(problem="")
+    for file in sorted(run.errors.glob("rank-*.json")):
+        told = read_json(file) or {}
+        if told.get("problem"):
+            return "failed", Problem(problem=told["problem"], fix=told.get("fix", ""))
+    log = tail_text(run.log_file, max_lines=200)
+    if "Signal 9" in log or "SIGKILL" in log or return_code in (-9, 137):
+        fix = "lower the batch size or max_length, then resume from the last checkpoint."
+        return "failed", Problem(problem="A training process was killed (SIGKILL), most likely out of memory.", fix=fix)
+    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
+    problem = f"The training process ended without a word. Last line of the log: {last[:300]}"
+    return "failed", Problem(problem=problem, fix="read the log.")
+
+
+def main() -> int:
+    """Entry point of the supervisor process."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--resume-from", default="")
+    arguments = parser.parse_args()
+    try:
+        return supervise(RunDir(arguments.run), number=arguments.number, resume_from=arguments.resume_from)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
