@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.contract.errors import UserError
+from engine.contract.model_facts import config_size, count_parameters, num_parameters, num_trainable
 from engine.contract.recipe import Recipe
 
 GIB = 2**30
@@ -24,11 +25,12 @@ NF4_BYTES = 0.516
 """Bytes per weight in 4-bit NormalFloat with double quantization: 0.5 + 1/64 for the block scales and their scales."""
 CPU_TRAINING_LIMIT = 1_500_000_000
 """More parameters than this are not trained on a CPU here: one optimizer step would take many minutes."""
-UNGATED_MLP = frozenset({"starcoder2", "gpt_neox", "gpt2", "gpt_bigcode", "phi", "falcon", "opt"})
-"""Model types whose MLP has two matrices; all others are taken to have gate, up and down."""
 TENSOR_FLOPS = (("B200", 2250e12), ("H200", 990e12), ("H100", 990e12), ("H800", 990e12), ("A100", 312e12), ("A800", 312e12),
                 ("L40", 181e12), ("4090", 165e12), ("3090", 71e12), ("A6000", 155e12), ("A10", 125e12), ("T4", 65e12))  # fmt: skip
 """Dense 16-bit operations per second from the makers' data sheets, found by a part of the GPU's name."""
+ACTIVATION_BYTES = {("lora", 2): 2.35, ("lora", 4): 3.4, ("full", 2): 3.2, ("full", 4): 3.9}
+"""(adapter or full, bytes of the computing type) -> bytes kept for the backward pass per number of the formula below;
+counted with `saved_tensors_hooks` on a two-layer Llama (sdpa, LoRA on all linear layers), torch 2.13."""
 CPU_FLOPS_PER_CORE = (12e9, 55e9)
 """Training throughput per core, slow and fast; 2 cores trained SmolLM2-135M at 36e9 (float32) to 52e9 (bfloat16) each."""
 
@@ -40,6 +42,7 @@ class GpuLike(Protocol):
     name: str
     total_bytes: int
     used_bytes: int
+    bf16: bool
 
 
 class MachineLike(Protocol):
@@ -48,39 +51,7 @@ class MachineLike(Protocol):
     gpus: Sequence[Any]
     cpu_count: int
     ram_total: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterCount:
-    """Numbers of weights by kind, because each kind is stored and trained differently."""
-
-    embeddings: int
-    head: int
-    """0 if the output head shares the embedding matrix."""
-    attention: int
-    mlp: int
-    """Dense MLP layers, shared experts included."""
-    experts: int
-    """Fused expert weights of a mixture-of-experts model; bitsandbytes leaves them in 16 bit."""
-    other: int
-    """Norms, biases and routers."""
-    active_experts: int
-    """The part of `experts` that one token passes through."""
-
-    @property
-    def total(self) -> int:
-        """All weights."""
-        return self.embeddings + self.head + self.attention + self.mlp + self.experts + self.other
-
-    @property
-    def quantized(self) -> int:
-        """Weights that `method: qlora` stores in 4 bit."""
-        return self.attention + self.mlp
-
-    @property
-    def active(self) -> int:
-        """Weights that take part in one token's matrix products; a tied head is counted once."""
-        return self.attention + self.mlp + self.active_experts + (self.head or self.embeddings)
+    cpu_bf16: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,84 +109,30 @@ class Plan:
     """Low and high; None if the speed of the device or the size of the model is not known."""
 
 
-def count_parameters(config: Mapping[str, Any]) -> ParameterCount:
-    """Count the weights of a decoder from its `config.json`, by kind.
-
-    Raises:
-        UserError: If a size is missing or no positive number.
-    """
-    config = config.get("text_config") or config
-    hidden, layers = _size(config, "hidden_size", "n_embd", "d_model"), _size(config, "num_hidden_layers", "n_layer")
-    vocab, heads = _size(config, "vocab_size"), _size(config, "num_attention_heads", "n_head")
-    kv_heads = _size(config, "num_key_value_heads", default=heads)
-    head_dim = _size(config, "head_dim", default=max(1, hidden // heads))
-    inner = _size(config, "intermediate_size", "n_inner", default=4 * hidden)
-    tied = bool(config.get("tie_word_embeddings", False))
-    matrices = 2 if config.get("model_type") in UNGATED_MLP else 3
-    attention = layers * hidden * head_dim * (2 * heads + 2 * kv_heads)
-    experts = _size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
-    expert_width = _size(config, "moe_intermediate_size", default=inner)
-    shared = _size(config, "shared_expert_intermediate_size", default=0)
-    dense = layers * matrices * hidden * (shared if experts else inner)
-    per_expert = layers * matrices * hidden * expert_width
-    biases = layers * head_dim * (heads + 2 * kv_heads) if config.get("attention_bias") else 0
-    return ParameterCount(
-        embeddings=vocab * hidden,
-        head=0 if tied else vocab * hidden,
-        attention=attention,
-        mlp=dense,
-        experts=experts * per_expert,
-        other=(2 * layers + 1) * hidden + layers * experts * hidden + biases,
-        active_experts=_size(config, "num_experts_per_tok", default=2) * per_expert if experts else 0,
-    )
-
-
-def num_parameters(config: Mapping[str, Any]) -> int:
-    """Return the number of weights; UserError if the config lacks a size."""
-    return count_parameters(config).total
-
-
-def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
-    """Return the number of trained weights: all of them, or r * (in + out) per adapted linear layer.
-
-    Fused experts and routers get no adapter.  A list in `target_modules` is matched on the usual names (`q_proj`, ...).
-    """
-    if recipe.method == "full":
-        return num_parameters(config)
-    config = config.get("text_config") or config
-    hidden, layers = _size(config, "hidden_size", "n_embd", "d_model"), _size(config, "num_hidden_layers", "n_layer")
-    heads = _size(config, "num_attention_heads", "n_head")
-    head_dim = _size(config, "head_dim", default=max(1, hidden // heads))
-    query, key = heads * head_dim, _size(config, "num_key_value_heads", default=heads) * head_dim
-    shapes = {"q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden)}
-    if not _size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0):
-        inner = _size(config, "intermediate_size", "n_inner", default=4 * hidden)
-        shapes |= {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
-        if config.get("model_type") not in UNGATED_MLP:
-            shapes["gate_proj"] = (hidden, inner)
-    wanted = recipe.lora.target_modules
-    chosen = shapes.values() if wanted == "all-linear" else [size for name, size in shapes.items() if name in wanted]
-    return recipe.lora.r * layers * sum(rows + columns for rows, columns in chosen)
-
-
-def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, device: str = "cuda") -> MemoryEstimate:
+def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: bool = True) -> MemoryEstimate:
     """Estimate the peak memory of one process.
 
-        weights      full: 4 bytes each (float32 masters); else 2, or 4 on a CPU; `qlora`: 0.516 for attention and MLP,
-                     fused experts stay at 2
+        weights      full: 4 bytes each (float32 masters); else 2, or 4 where the device has no bfloat16;
+                     `qlora`: 0.516 for attention and MLP, fused experts stay as they are
         gradients    4 per trained weight;  optimizer: 8 (AdamW)
         activations  N * L * (10 H + 2 KV + 4 I) numbers, or N * L * H and one layer with gradient checkpointing
         logits       chunked head: 256 * V * 8;  plain head: N * V * 8
         overhead     CUDA context or Python and torch, and 5 % fragmentation
 
-    The low end takes two thirds of the activations and the chunked head, the high end 1.3 of them and the plain head.
+    The low end takes 0.7 of the activations (rows shorter than `max_length`) and the chunked head; the high end 1.1 and
+    the plain head.
+
+    Args:
+        recipe: The recipe.
+        config: Values of the model's config.json.
+        native_bf16: Whether the device multiplies bfloat16 natively, which decides `dtype: auto`.
 
     Raises:
         UserError: If the config lacks a size.
     """
     count, trained = count_parameters(config), num_trainable(recipe, config)
     config = config.get("text_config") or config
-    number = 4 if recipe.model.dtype == "float32" or (device == "cpu" and recipe.model.dtype == "auto") else 2
+    number = 4 if recipe.model.dtype == "float32" or (recipe.model.dtype == "auto" and not native_bf16) else 2
     adapter = 0 if recipe.method == "full" else 4 * trained
     if recipe.method == "full":
         weights = 4 * count.total
@@ -224,15 +141,13 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, device: str = 
     else:
         weights = number * count.total
     tokens = recipe.optim.per_device_train_batch_size * recipe.data.max_length
-    activations = _activations(recipe, config, tokens, number if recipe.method != "full" or device == "cpu" else 2)
-    vocab = _size(config, "vocab_size")
+    activations, vocab = _activations(recipe, config, tokens, number), config_size(config, "vocab_size")
     logits_low, logits_high = min(tokens, 256) * vocab * 8, tokens * vocab * 8
-    fixed = weights + adapter + 4 * trained + 8 * trained
-    base = int(0.8 * GIB) if device == "cuda" else int(0.6 * GIB)
-    low = fixed + int(0.67 * activations) + logits_low + base
+    fixed, base = weights + adapter + (4 + 8) * trained, int(0.8 * GIB)
+    low = fixed + int(0.7 * activations) + logits_low + base
     overhead = base + (fixed + activations) // 20
     parts = [("weights", weights), ("adapter", adapter), ("gradients", 4 * trained), ("optimizer", 8 * trained),
-             ("activations", int(1.3 * activations)), ("logits", logits_high), ("overhead", overhead)]  # fmt: skip
+             ("activations", int(1.1 * activations)), ("logits", logits_high), ("overhead", overhead)]  # fmt: skip
     kept = tuple(part for part in parts if part[1])
     return MemoryEstimate(low_bytes=low, high_bytes=sum(size for _, size in kept), parts=kept)
 
@@ -245,8 +160,9 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
     gpus = () if recipe.launch.device == "cpu" else tuple(machine.gpus)
     if recipe.launch.device == "cuda" and not gpus:
         return Fit(ok=False, sentence="needs a GPU: the recipe asks for `cuda`; this machine has none")
+    native = all(gpu.bf16 for gpu in gpus) if gpus else machine.cpu_bf16
     try:
-        memory = estimate_memory(recipe, config, device="cuda" if gpus else "cpu") if config else None
+        memory = estimate_memory(recipe, config, native_bf16=native) if config else None
     except UserError:
         memory = None
     if memory is None or config is None:
@@ -254,7 +170,7 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
     return _fit_gpus(recipe, gpus, memory) if gpus else _fit_cpu(machine, memory, num_parameters(config))
 
 
-def plan_run(recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, machine: MachineLike) -> Plan:
+def steps_and_time(recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, machine: MachineLike) -> Plan:
     """Return the length of a run in optimizer steps and, roughly, in seconds.
 
         steps per epoch = ceil( ceil(examples / (batch * processes)) / accumulation )
@@ -310,29 +226,25 @@ def _gib(size: int) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
-def _size(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:
-    """Return the first of `keys` that is set, a whole number of at least 0."""
-    for key in keys:
-        value = config.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40:
-            if value > 0 or default is not None:
-                return value
-    if default is None:
-        raise UserError(f"config.json says no usable `{keys[0]}`.", fix="choose a causal language model.", field="model_name_or_path")
-    return default
-
-
 def _activations(recipe: Recipe, config: Mapping[str, Any], tokens: int, number: int) -> int:
-    hidden, layers = _size(config, "hidden_size", "n_embd", "d_model"), _size(config, "num_hidden_layers", "n_layer")
-    heads = _size(config, "num_attention_heads", "n_head")
-    keys = hidden * _size(config, "num_key_value_heads", default=heads) // heads
-    inner = _size(config, "intermediate_size", "n_inner", default=4 * hidden)
-    if _size(config, "num_local_experts", "num_experts", default=0):
-        inner = _size(config, "moe_intermediate_size", default=inner) * _size(config, "num_experts_per_tok", default=2)
-    per_layer = tokens * (10 * hidden + 2 * keys + 4 * inner) * number
+    hidden, layers = (
+        config_size(config, "hidden_size", "n_embd", "d_model"),
+        config_size(config, "num_hidden_layers", "n_layer"),
+    )
+    heads = config_size(config, "num_attention_heads", "n_head")
+    keys = hidden * config_size(config, "num_key_value_heads", default=heads) // heads
+    inner = config_size(config, "intermediate_size", "n_inner", default=4 * hidden)
+    if config_size(config, "num_local_experts", "num_experts", default=0):
+        inner = config_size(config, "moe_intermediate_size", default=inner) * config_size(
+            config, "num_experts_per_tok", default=2
+        )
+    kind = "full" if recipe.method == "full" else "lora"
+    per_layer = ACTIVATION_BYTES[kind, number] * tokens * (10 * hidden + 2 * keys + 4 * inner)
     if recipe.model.attn_implementation == "eager":
         per_layer += 2 * number * heads * tokens * recipe.data.max_length
-    return layers * tokens * hidden * number + per_layer if recipe.model.gradient_checkpointing else layers * per_layer
+    if recipe.model.gradient_checkpointing:
+        return int(layers * tokens * hidden * number + per_layer)
+    return int(layers * per_layer)
 
 
 def _fit_gpus(recipe: Recipe, gpus: tuple[GpuLike, ...], memory: MemoryEstimate) -> Fit:
@@ -344,7 +256,9 @@ def _fit_gpus(recipe: Recipe, gpus: tuple[GpuLike, ...], memory: MemoryEstimate)
     gpu = min(used, key=lambda g: g.total_bytes - g.used_bytes)
     free = gpu.total_bytes - gpu.used_bytes
     each = "each " if wanted > 1 else ""
-    sentence = f"needs about {memory.text} {each}; ".replace(" ;", ";") + f"GPU {gpu.index} has {gigabytes(gpu.total_bytes)}"
+    sentence = (
+        f"needs about {memory.text} {each}; ".replace(" ;", ";") + f"GPU {gpu.index} has {gigabytes(gpu.total_bytes)}"
+    )
     if free < memory.high_bytes <= gpu.total_bytes or gpu.used_bytes > 0.1 * gpu.total_bytes:
         sentence += f", {gigabytes(free)} of it free"
     ok, tight = memory.low_bytes <= free, memory.low_bytes <= free < memory.high_bytes
@@ -368,17 +282,18 @@ def _num_train(recipe: Recipe, index: int, size: TaskSize) -> int:
     task = recipe.tasks[index]
     if task.weight == 0:
         return 0
-    held_out = 0
-    if not (size.has_heldout or task.eval_path) and recipe.data.eval_split > 0:
-        held_out = max(1, round(size.num_used * recipe.data.eval_split))
-    left = max(0, size.num_used - held_out)
-    return min(left, task.max_samples) if task.max_samples else left
+    chosen = min(size.num_used, task.max_samples) if task.max_samples else size.num_used
+    if size.has_heldout or task.eval_path or recipe.data.eval_split == 0 or chosen < 2:
+        return chosen
+    return chosen - min(chosen - 1, max(1, round(chosen * recipe.data.eval_split)))
 
 
 def _seconds(
     recipe: Recipe, sizes: Sequence[TaskSize], num_train: Sequence[int], seen: int, config: Mapping[str, Any], machine: MachineLike
 ) -> tuple[float, float] | None:  # fmt: skip
-    lengths = [min(recipe.data.max_length, size.num_bytes / 3.5 / max(1, size.num_records or size.num_used)) for size in sizes]
+    lengths = [
+        min(recipe.data.max_length, size.num_bytes / 3.5 / max(1, size.num_records or size.num_used)) for size in sizes
+    ]
     tokens = seen * sum(n * length for n, length in zip(num_train, lengths, strict=True)) / max(1, sum(num_train))
     try:
         weights = count_parameters(config).active

@@ -1,6 +1,6 @@
-"""Shapes of the models in our presets, for estimates before a `config.json` is on this disk.
+"""Shapes of models: the table of our presets, and how many weights a `config.json` means.
 
-    known_config("codellama/CodeLlama-7b-hf") -> {"hidden_size": 4096, ...} | None
+    known_config("codellama/CodeLlama-7b-hf") -> {"hidden_size": 4096, ...} | None -> ParameterCount
 
 The numbers are those of the public `config.json` files on the Hugging Face hub; only what `engine.contract.estimate` reads is
 kept.  A config that is on the disk always wins over this table.
@@ -9,14 +9,23 @@ kept.  A config that is on the disk always wins over this table.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.contract.errors import UserError
+from engine.contract.recipe import Recipe
+
 MAX_CONFIG_BYTES = 4_000_000
 """Real configs are a few kilobytes; a larger file is no config."""
+UNGATED_MLP = frozenset({"starcoder2", "gpt_neox", "gpt2", "gpt_bigcode", "phi", "falcon", "opt"})
+"""Model types whose MLP has two matrices; all others are taken to have gate, up and down."""
 
 
-def _llama(vocab: int, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, **more: Any) -> dict[str, Any]:
+def _llama(
+    vocab: int, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, **more: Any
+) -> dict[str, Any]:
     """Build the config of a model with gated MLPs; `more` replaces or adds keys."""
     return {
         "model_type": "llama",
@@ -68,3 +77,119 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCount:
+    """Numbers of weights by kind, because each kind is stored and trained differently."""
+
+    embeddings: int
+    head: int
+    """0 if the output head shares the embedding matrix."""
+    attention: int
+    mlp: int
+    """Dense MLP layers, shared experts included."""
+    experts: int
+    """Fused expert weights of a mixture-of-experts model; bitsandbytes leaves them in 16 bit."""
+    other: int
+    """Norms, biases and routers."""
+    active_experts: int
+    """The part of `experts` that one token passes through."""
+
+    @property
+    def total(self) -> int:
+        """All weights."""
+        return self.embeddings + self.head + self.attention + self.mlp + self.experts + self.other
+
+    @property
+    def quantized(self) -> int:
+        """Weights that `method: qlora` stores in 4 bit."""
+        return self.attention + self.mlp
+
+    @property
+    def active(self) -> int:
+        """Weights that take part in one token's matrix products; a tied head is counted once."""
+        return self.attention + self.mlp + self.active_experts + (self.head or self.embeddings)
+
+
+def count_parameters(config: Mapping[str, Any]) -> ParameterCount:
+    """Count the weights of a decoder from its `config.json`, by kind.
+
+    Raises:
+        UserError: If a size is missing or no positive number.
+    """
+    config = config.get("text_config") or config
+    hidden, layers = (
+        config_size(config, "hidden_size", "n_embd", "d_model"),
+        config_size(config, "num_hidden_layers", "n_layer"),
+    )
+    vocab, heads = config_size(config, "vocab_size"), config_size(config, "num_attention_heads", "n_head")
+    kv_heads = config_size(config, "num_key_value_heads", default=heads)
+    head_dim = config_size(config, "head_dim", default=max(1, hidden // heads))
+    inner = config_size(config, "intermediate_size", "n_inner", default=4 * hidden)
+    tied = bool(config.get("tie_word_embeddings", False))
+    matrices = 2 if config.get("model_type") in UNGATED_MLP else 3
+    attention = layers * hidden * head_dim * (2 * heads + 2 * kv_heads)
+    experts = config_size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
+    expert_width = config_size(config, "moe_intermediate_size", default=inner)
+    shared = config_size(config, "shared_expert_intermediate_size", default=0)
+    dense = layers * matrices * hidden * (shared if experts else inner)
+    per_expert = layers * matrices * hidden * expert_width
+    biases = layers * head_dim * (heads + 2 * kv_heads) if config.get("attention_bias") else 0
+    return ParameterCount(
+        embeddings=vocab * hidden,
+        head=0 if tied else vocab * hidden,
+        attention=attention,
+        mlp=dense,
+        experts=experts * per_expert,
+        other=(2 * layers + 1) * hidden + layers * experts * hidden + biases,
+        active_experts=config_size(config, "num_experts_per_tok", default=2) * per_expert if experts else 0,
+    )
+
+
+def num_parameters(config: Mapping[str, Any]) -> int:
+    """Return the number of weights; UserError if the config lacks a size."""
+    return count_parameters(config).total
+
+
+def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
+    """Return the number of trained weights: all of them, or r * (in + out) per adapted linear layer.
+
+    Fused experts and routers get no adapter.  A list in `target_modules` is matched on the usual names (`q_proj`, ...).
+    """
+    if recipe.method == "full":
+        return num_parameters(config)
+    config = config.get("text_config") or config
+    hidden, layers = (
+        config_size(config, "hidden_size", "n_embd", "d_model"),
+        config_size(config, "num_hidden_layers", "n_layer"),
+    )
+    heads = config_size(config, "num_attention_heads", "n_head")
+    head_dim = config_size(config, "head_dim", default=max(1, hidden // heads))
+    query, key = heads * head_dim, config_size(config, "num_key_value_heads", default=heads) * head_dim
+    shapes = {"q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden)}
+    if not config_size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0):
+        inner = config_size(config, "intermediate_size", "n_inner", default=4 * hidden)
+        shapes |= {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
+        if config.get("model_type") not in UNGATED_MLP:
+            shapes["gate_proj"] = (hidden, inner)
+    wanted = recipe.lora.target_modules
+    chosen = shapes.values() if wanted == "all-linear" else [size for name, size in shapes.items() if name in wanted]
+    return recipe.lora.r * layers * sum(rows + columns for rows, columns in chosen)
+
+
+def config_size(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:
+    """Return the first of `keys` that is set; it must be above 0, or 0 where a default exists.
+
+    Raises:
+        UserError: If none is set and there is no default.
+    """
+    for key in keys:
+        value = config.get(key)
+        usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
+        if usable and (value > 0 or default is not None):
+            return int(value)
+    if default is None:
+        fix = "choose a causal language model."
+        raise UserError(f"config.json says no usable `{keys[0]}`.", fix=fix, field="model_name_or_path")
+    return default

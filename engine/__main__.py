@@ -1,0 +1,47 @@
+"""The command line: `python -m engine COMMAND`.  Thin: each command lives beside what it does.
+
+Heavy libraries are imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from engine import __version__
+from engine.contract.errors import UserError
+
+COMMANDS = {
+    "train": ("engine.train.train_command", "train a recipe: the same run that the studio starts"),
+    "merge": ("engine.export.merge_command", "merge a run's adapter into its base model, with a parity check"),
+    "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
+    "fetch": ("engine.model.fetch_command", "bring a model to this machine"),
+    "doctor": ("engine.doctor", "say what this machine can do, and why not"),
+    "runs": ("engine.launch.runs_command", "list runs, or stop one"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m engine", description="The engine of MFT Studio.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, help_text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        importlib.import_module(module).add_arguments(sub)
+    arguments = parser.parse_args(argv)
+    try:
+        return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
+    except UserError as error:
+        for problem in error.problems:
+            print(f"{arguments.command}: {problem.problem}", file=sys.stderr)
+            if problem.fix:
+                print(f"  -> {problem.fix}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Models: sources, loading, adapters."""

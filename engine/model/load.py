@@ -1,0 +1,178 @@
+"""Base model and adapter, ready to train; every decision is told with its reason.
+
+    folder -> tokenizer (+ chat template) -> model in the right dtype -> [4-bit] -> [LoRA on all linear layers but the head]
+
+Native transformers classes and safetensors only; `trust_remote_code` is False everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from engine.contract.errors import UserError
+from engine.contract.recipe import LoraSection, ModelSection
+from engine.data.tokenize import ensure_chat_template
+from engine.launch.devices import inventory
+
+Tell = Callable[[str], None]
+"""Takes a sentence: what was decided and why."""
+
+
+def load_tokenizer(folder: Path, tell: Tell) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder and make sure it has a chat template.
+
+    Raises:
+        UserError: If the folder holds no tokenizer that transformers can read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        problem = f"The tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}"
+        raise UserError(problem, fix="choose a model with tokenizer.json.", field="model_name_or_path") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if ensure_chat_template(tokenizer):
+        tell("Chat template: MFTCoder's role markers (the tokenizer brings none).")
+    return tokenizer
+
+
+def choose_dtype(section: ModelSection, method: str, device: str) -> tuple[torch.dtype, str]:
+    """Return the dtype of the weights and the reason.
+
+    Full fine-tuning keeps float32 master weights (updates of 1e-5 vanish in bfloat16) and computes in bfloat16 under
+    autocast where the device can; frozen weights are stored as they are computed.
+    """
+    native = torch.cuda.is_bf16_supported() if device == "cuda" else inventory().cpu_bf16
+    if section.dtype != "auto":
+        return getattr(torch, section.dtype), f"{section.dtype}, as the recipe says"
+    if method == "full":
+        return torch.float32, "float32 master weights (full fine-tuning)"
+    if native:
+        return torch.bfloat16, f"bfloat16 (this {device.upper()} computes it natively)"
+    return torch.float32, f"float32 (this {device.upper()} has no native bfloat16)"
+
+
+def load_model(folder: Path, section: ModelSection, *, method: str, device: str, tell: Tell) -> PreTrainedModel:
+    """Load the base model for training.
+
+    Args:
+        folder: A local folder with config.json and safetensors.
+        section: How to load it.
+        method: qlora, lora or full.
+        device: cuda or cpu; the Trainer places the weights.
+        tell: Told of dtype, attention and quantization.
+
+    Raises:
+        UserError: If transformers has no native class for it, or its weights are no safetensors.
+    """
+    dtype, reason = choose_dtype(section, method, device)
+    tell(f"Weights: {reason}.")
+    arguments: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    if method == "qlora":
+        compute = dtype
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+        arguments["device_map"] = {"": torch.cuda.current_device() if device == "cuda" else "cpu"}
+    attention = section.attn_implementation
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = _load_with_attention(folder, config, attention, arguments, tell)
+    except (OSError, ValueError, KeyError) as error:
+        problem = f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}"
+        fix = "choose a model that transformers knows, as safetensors."
+        raise UserError(problem, fix=fix, field="model_name_or_path") from None
+    model.config.use_cache = False
+    if method == "qlora":
+        _check_quantized(model, tell)
+    return model
+
+
+def _load_with_attention(
+    folder: Path, config: Any, attention: str, arguments: dict[str, Any], tell: Tell
+) -> PreTrainedModel:
+    """Load with the wanted attention; `auto` tries sdpa and falls back to eager, saying so."""
+    if attention != "auto":
+        tell(f"Attention: {attention}, as the recipe says.")
+        return AutoModelForCausalLM.from_pretrained(
+            folder, config=config, attn_implementation=attention, **arguments
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="sdpa", **arguments)
+        tell("Attention: sdpa.")
+        return model
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        tell("Attention: eager (this architecture has no sdpa).")
+        return AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="eager", **arguments)
+
+
+def _check_quantized(model: PreTrainedModel, tell: Tell) -> None:
+    """Make sure that 4-bit is real, and the same in training and evaluation."""
+    import bitsandbytes as bnb
+
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    if not layers:
+        raise UserError(
+            "bitsandbytes quantized no layer of this architecture, so QLoRA would save nothing.",
+            fix="choose LoRA.",
+            field="method",
+        )
+    for layer in layers:
+        # avx512 CPUs repack 4-bit weights in eval mode: training and evaluation would see different logits
+        layer.support_avx512bf16_for_cpu = False
+    frozen = sum(p.numel() * p.element_size() for p in model.parameters())
+    tell(f"Quantized {len(layers)} linear layers to nf4: {frozen / 2**30:.2f} GiB of weights.")
+
+
+def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.Module:
+    """Put a LoRA adapter on the model; the base is frozen.
+
+    Raises:
+        UserError: If the named layers do not exist.
+    """
+    # full names, never peft's "all-linear": that shorthand means different things for different MoE families
+    names = linear_layer_names(model) if section.target_modules == "all-linear" else list(section.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=section.r,
+        lora_alpha=section.lora_alpha,
+        lora_dropout=section.lora_dropout,
+        target_modules=names,
+        bias="none",
+    )
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        fix = "use all-linear, or names that exist in the model."
+        raise UserError(f"The adapter does not fit: {error}", fix=fix, field="lora.target_modules") from None
+    trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    tell(f"LoRA r={section.r} on {len(names)} layers: {trained / 1e6:.2f} M trainable parameters.")
+    return adapted
+
+
+def linear_layer_names(model: PreTrainedModel) -> list[str]:
+    """Return the full names of all linear layers but the output head."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]

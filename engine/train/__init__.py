@@ -1,0 +1,1 @@
+"""Train: the loss, the optimizer step, the record, the checkpoints."""

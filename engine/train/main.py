@@ -1,0 +1,176 @@
+"""The process that trains: recipe -> tokenizer, tasks, model -> Trainer -> checkpoints.
+
+Started by accelerate, once per rank, with the run directory as its only input.  The one place where exceptions become
+sentences for people: `errors/rank-N.json` and a failed status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from engine.contract.errors import Problem, UserError
+from engine.contract.files import replace_json
+from engine.contract.places import data_root, require_free
+from engine.contract.recipe import Recipe
+from engine.contract.rundir import RunDir
+from engine.launch.command import resolve_device
+from engine.launch.processes import die_with_parent
+from engine.train.record import RunRecord, own_process
+
+logger = logging.getLogger("engine.train")
+
+
+def main() -> int:
+    """Entry point of one rank; returns the exit status."""
+    die_with_parent(signal.SIGTERM)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--resume-from", default="")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    run, rank = RunDir(arguments.run), int(os.environ.get("RANK", "0"))
+    attempt = run.last_attempt()
+    record = RunRecord(run, attempt=attempt.number if attempt else 0, rank=rank)
+    record.update(ranks=(own_process(),))
+    try:
+        train(run, record, resume_from=arguments.resume_from)
+    except UserError as error:
+        logger.error("%s", error)
+        record.error(error.problems[0], error)
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # the engine's entry point: the last chance to say why
+        logger.exception("the run failed")
+        record.error(_explain(error), error)
+        return 1
+    return 0
+
+
+def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
+    """Do one attempt of a run.
+
+    Args:
+        run: With its frozen recipe.
+        record: The pen of this attempt.
+        resume_from: Name of a checkpoint, or "latest"; empty = from the start.
+
+    Raises:
+        UserError: If the user can mend what is wrong.
+    """
+    recipe = run.recipe()
+    record.phase("loading the libraries")
+    from engine.train import checkpoint
+
+    tell = _teller(record)
+    resumed = checkpoint.choose_checkpoint(run, resume_from, tell) if resume_from else None
+    if record.rank == 0:
+        checkpoint.sweep(run)
+    trainer, callback = build_trainer(run, recipe, record)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(callback, "signalled", True))
+    if resumed:
+        record.event("resume", f"Resumed from {resumed.name}.", checkpoint=resumed.name)
+    record.phase("measuring the base model" if not resumed else "loading the checkpoint")
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    stopped = trainer.state.global_step < trainer.state.max_steps
+    text = f"Stopped at step {trainer.state.global_step}." if stopped else "Finished."
+    record.event("end", text, step=trainer.state.global_step)
+    end = "stopped" if stopped else "finished"
+    record.update(state=end, phase=end, step=trainer.state.global_step)
+
+
+def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, Any]:
+    """Build everything a run needs, telling each decision; returns the trainer and its callback."""
+    from engine.data.collate import MixtureDataset
+    from engine.data.taskset import load_tasks, report_json
+    from engine.model.load import add_adapter, load_model, load_tokenizer
+    from engine.model.sources import resolve_model
+    from engine.train.callbacks import RunCallback
+    from engine.train.run_trainer import RunTrainer, training_arguments
+
+    tell, device = _teller(record), resolve_device(recipe)
+    record.phase("looking for the model")
+    folder = resolve_model(
+        recipe.model_name_or_path,
+        revision=recipe.model.revision,
+        root=data_root(),
+        progress=lambda text, share: record.phase(f"model: {text}" + (f" {share:.0%}" if share else "")),
+    )
+    record.event("model", f"Model: {recipe.model_name_or_path}.")
+    tokenizer = load_tokenizer(folder, tell)
+    record.phase("reading and encoding the tasks")
+    tasks, reports = load_tasks(recipe, tokenizer, lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"))
+    if record.rank == 0:
+        replace_json(run.report_file, report_json(reports))
+    for report in reports:
+        text = f"Task {report.name}: {report.num_train} to train, {report.num_heldout} held out"
+        record.event("data", "; ".join([text, *report.warnings]) + ".")
+    record.phase("loading the model")
+    model: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=tell)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if recipe.method != "full":
+        model = add_adapter(model, recipe.lora, tell)
+        weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    # a checkpoint holds the trained weights and two moments of AdamW
+    require_free(run.path, 3 * weights * (recipe.record.save_total_limit + 1), what="Saving checkpoints")
+    callback = RunCallback(record, recipe.record)
+    trainer = RunTrainer(
+        run=run,
+        record=record,
+        save_total_limit=recipe.record.save_total_limit,
+        tasks=tasks,
+        reduction=recipe.loss.reduction,
+        data_seed=recipe.seed,
+        eval_batch_size=recipe.record.per_device_eval_batch_size,
+        model=model,
+        args=training_arguments(recipe, run, device=device),
+        train_dataset=MixtureDataset(tasks),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    callback.trainer = trainer
+    _check_world(trainer, recipe, record)
+    return trainer, callback
+
+
+def _check_world(trainer: Any, recipe: Recipe, record: RunRecord) -> None:
+    """Assert that accelerate started what was asked for: it falls back to fewer processes without a word."""
+    asked, got = recipe.launch.num_processes, trainer.args.world_size
+    if asked != got:
+        raise RuntimeError(f"{asked} processes were asked for and {got} were started")
+    batch = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps * got
+    record.event("start", f"Training on {got} process(es), {batch} examples per optimizer step.")
+
+
+def _teller(record: RunRecord) -> Any:
+    def tell(text: str) -> None:
+        logger.info(text)
+        record.event("model", text)
+
+    return tell
+
+
+def _explain(error: BaseException) -> Problem:
+    """Return a sentence and a way out for an exception that is not a `UserError`."""
+    text = str(error)
+    if "out of memory" in text.lower() or isinstance(error, MemoryError):
+        fix = "halve optim.per_device_train_batch_size and double optim.gradient_accumulation_steps: the loss stays equal."
+        return Problem(problem="Out of memory.", fix=fix, field="optim.per_device_train_batch_size")
+    if isinstance(error, OSError) and error.errno == 28:
+        return Problem(problem="The disk is full.", fix="free some space, then resume.")
+    if isinstance(error, KeyboardInterrupt):
+        return Problem(problem="Interrupted from the keyboard.", fix="resume from the last checkpoint.")
+    first = text.splitlines()[0][:300] if text else ""
+    return Problem(problem=f"{type(error).__name__}: {first}", fix="read the log; this looks like a fault of the program.")
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    status = main()
+    logger.info("ended with status %d after %.0f s", status, time.monotonic() - started)
+    sys.exit(status)

@@ -1,0 +1,83 @@
+"""What rank 0 writes down while a run lives: status.json, metrics.jsonl, events.jsonl, errors/rank-N.json.
+
+Every file has this process as its one writer.  On other ranks the same calls do nothing, so that the code that trains
+need not ask who it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from dataclasses import asdict, replace
+from typing import Any
+
+from engine.contract.errors import Problem
+from engine.contract.files import append_json, finite, replace_json, truncate_torn_tail
+from engine.contract.rundir import ProcessId, RunDir, State, Status
+
+STATUS_INTERVAL_S = 0.5
+"""status.json is synced to disk at most this often while only the step changes."""
+
+
+class RunRecord:
+    """The pen of one attempt.
+
+    Args:
+        run: The run directory.
+        attempt: Number of the attempt.
+        rank: Global rank of this process; only rank 0 writes.
+    """
+
+    def __init__(self, run: RunDir, *, attempt: int, rank: int) -> None:
+        self.run, self.rank = run, rank
+        self.status = Status(attempt=attempt, state="preparing", phase="starting")
+        self._written_at = 0.0
+        if rank == 0:
+            for stream in (run.metrics_file, run.events_file):
+                truncate_torn_tail(stream)
+
+    def update(self, *, force: bool = True, **changes: Any) -> None:
+        """Change fields of status.json.
+
+        Args:
+            force: False may leave the write to a later call, if one happened less than `STATUS_INTERVAL_S` ago.
+            changes: Fields of `Status`.
+        """
+        self.status = replace(self.status, updated_at=time.time(), **changes)
+        if self.rank != 0 or (not force and time.monotonic() - self._written_at < STATUS_INTERVAL_S):
+            return
+        self._written_at = time.monotonic()
+        replace_json(self.run.status_file, asdict(self.status))
+
+    def phase(self, text: str, state: State = "preparing") -> None:
+        """Say what the run is doing now."""
+        self.update(state=state, phase=text)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append one row of metrics; a non-finite number becomes null *and* an event."""
+        if self.rank != 0:
+            return
+        lost = [key for key, value in row.items() if isinstance(value, float) and finite(value) is None]
+        append_json(self.run.metrics_file, {"step": row["step"], "time": time.time(), **row})
+        if lost:
+            self.event("problem", f"Not a number at step {row['step']}: {', '.join(lost)}.", step=row["step"])
+
+    def event(self, kind: str, text: str, *, step: int | None = None, **data: Any) -> None:
+        """Append one event: a decision, a milestone or a warning, with its reason in words."""
+        if self.rank == 0:
+            at = self.status.step if step is None else step
+            append_json(self.run.events_file, {"time": time.time(), "step": at, "kind": kind, "text": text, "data": data})
+
+    def error(self, problem: Problem, exception: BaseException) -> None:
+        """Write this rank's last words; every rank has a file of its own."""
+        told = "".join(traceback.format_exception(exception))
+        value = {"type": type(exception).__name__, **problem.as_json(), "traceback": told, "time": time.time()}
+        replace_json(self.run.errors / f"rank-{self.rank}.json", value)
+        self.event("problem", problem.problem)
+        self.update(state="failed", phase="failed", error=problem.as_json())
+
+
+def own_process() -> dict[str, Any]:
+    """Return this process's `ProcessId` as JSON."""
+    return asdict(ProcessId.of(os.getpid()))

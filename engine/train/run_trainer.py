@@ -1,0 +1,97 @@
+"""`RunTrainer`: the multi-task trainer with the run directory's checkpoint protocol, and its arguments."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from transformers import TrainingArguments
+
+from engine.contract.recipe import Recipe
+from engine.contract.rundir import RunDir
+from engine.train.checkpoint import finish_checkpoint, prune
+from engine.train.record import RunRecord
+from engine.train.trainer import MultiTaskTrainer
+
+
+class RunTrainer(MultiTaskTrainer):
+    """Saves into `checkpoints/step-NNNNNN`, complete or not at all.
+
+    Args:
+        run: The run directory.
+        record: Told of every checkpoint.
+        save_total_limit: Checkpoints to keep.
+        arguments: Those of `MultiTaskTrainer`.
+    """
+
+    def __init__(self, *, run: RunDir, record: RunRecord, save_total_limit: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.run, self.record, self.keep = run, record, save_total_limit
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Let the Trainer write everything into a temporary folder, then make it a checkpoint by rename."""
+        step = self.state.global_step
+        phase = self.record.status.phase
+        self.record.update(phase="saving a checkpoint")
+        temporary = self.run.checkpoints / f".tmp-step-{step:06d}"
+        self.args.output_dir = str(temporary)
+        super()._save_checkpoint(model, trial)
+        if self.args.world_size > 1:
+            dist.barrier()
+        if self.record.rank == 0:
+            written = temporary / f"checkpoint-{step}"
+            finished = finish_checkpoint(written, self.run, step=step)
+            shutil.rmtree(temporary, ignore_errors=True)
+            prune(self.run, keep=self.keep)
+            self.record.event("save", f"Saved {finished.name}.", step=step, checkpoint=finished.name)
+        if self.args.world_size > 1:
+            dist.barrier()
+        self.record.update(phase=phase)
+
+
+def training_arguments(recipe: Recipe, run: RunDir, *, device: str) -> TrainingArguments:
+    """Return the Trainer's arguments for a recipe; logging, evaluation and saving are decided by our callback."""
+    optim, full = recipe.optim, recipe.method == "full"
+    bf16 = full and recipe.model.dtype in ("auto", "bfloat16") and _native_bf16(device)
+    arguments: dict[str, Any] = {
+        "output_dir": str(Path(run.checkpoints) / ".tmp-unused"),
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "learning_rate": optim.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr": optim.min_lr},
+        "warmup_steps": optim.warmup_steps,
+        "num_train_epochs": optim.num_train_epochs,
+        "max_steps": optim.max_steps or -1,
+        "per_device_train_batch_size": optim.per_device_train_batch_size,
+        "gradient_accumulation_steps": optim.gradient_accumulation_steps,
+        "weight_decay": optim.weight_decay,
+        "max_grad_norm": optim.max_grad_norm,
+        "gradient_checkpointing": recipe.model.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "bf16": bf16,
+        "use_cpu": device == "cpu",
+        "optim": "adamw_torch_fused" if device == "cuda" else "adamw_torch",
+        "logging_strategy": "no",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": device == "cuda",
+        "average_tokens_across_devices": False,
+    }
+    assert set(arguments) <= set(inspect.signature(TrainingArguments).parameters)
+    return TrainingArguments(**arguments)
+
+
+def _native_bf16(device: str) -> bool:
+    import torch
+
+    from engine.launch.devices import inventory
+
+    return bool(torch.cuda.is_bf16_supported()) if device == "cuda" else inventory().cpu_bf16

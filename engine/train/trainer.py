@@ -1,0 +1,188 @@
+"""`MultiTaskTrainer`: transformers' Trainer with a multi-task loss that is exact over the optimizer step.
+
+    get_batch_samples   window = all micro-batches of the step; counts = all_reduce(supervised tokens per task + flag)
+    compute_loss        coefficients from the counts -> head at supervised positions only -> sum c * nll, times world size
+    evaluate_tasks      per task: sum of nll / sum of tokens over all ranks
+
+The Trainer keeps what users trust it for: sharding, precision, optimizers, schedules.  We own the counts, the loss, the
+order of the data and the record.  T = tasks, M = supervised tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import Trainer
+
+from engine.data.collate import SeededSampler, TaskExample, collate
+from engine.data.taskset import Task
+from engine.train.loss import Reduction, per_task_sum, task_coefficients, token_nll
+
+CONTINUE, SAVE, STOP = 0, 1, 2
+"""What people ask of a running step; the largest request of all ranks wins."""
+
+
+class MultiTaskTrainer(Trainer):
+    """See the module's header.
+
+    Args:
+        tasks: The tasks, in the recipe's order.
+        reduction: How tokens are weighted, see `engine.train.loss`.
+        data_seed: Seed of the training order.
+        eval_batch_size: Examples per forward pass of the evaluation.
+        arguments: Those of `transformers.Trainer`.
+    """
+
+    def __init__(
+        self, *, tasks: Sequence[Task], reduction: Reduction, data_seed: int, eval_batch_size: int, **arguments: Any
+    ) -> None:
+        super().__init__(data_collator=collate, **arguments)
+        # The loss below is already the share of the whole optimizer step: no division by accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self.tasks, self.reduction = tasks, reduction
+        self.data_seed, self.eval_batch_size = data_seed, eval_batch_size
+        device = self.args.device
+        self.task_weights = torch.tensor([task.weight for task in tasks], dtype=torch.float32, device=device)
+        self.wanted = CONTINUE
+        """What rank 0 was asked for; it tells the other ranks with the counts of the next step."""
+        self.requested = CONTINUE
+        """What all ranks agreed to do after this step."""
+        self.last_grad_norm: Tensor | float | None = None
+        self._coefficients = torch.zeros(len(tasks), device=device)
+        self.reset_sums()
+
+    def reset_sums(self) -> None:
+        """Forget what was summed up since the last row of the record."""
+        size, device = len(self.tasks), self.args.device
+        self._nll = torch.zeros(size, dtype=torch.float64, device=device)
+        self._num_supervised = torch.zeros(size, dtype=torch.float64, device=device)
+        self._objective = torch.zeros((), dtype=torch.float64, device=device)
+        self._share = torch.zeros(size, dtype=torch.float64, device=device)
+        self._window_tokens = torch.zeros((), dtype=torch.long, device=device)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        return SeededSampler(len(dataset), self.data_seed)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Tensor]], None]:
+        """Collect the micro-batches of one optimizer step and count their supervised tokens over all ranks."""
+        window = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
+        size = len(self.tasks)
+        counts = torch.zeros(size + 3, dtype=torch.long, device=device)
+        for batch in window:
+            counts[:size] += torch.bincount(batch["target_task"], minlength=size).to(device)
+            counts[size] += batch["input_ids"].numel()
+        # stop and save requests ride along, so that all ranks leave at the same step
+        counts[size + SAVE] = int(self.wanted == SAVE)
+        counts[size + STOP] = int(self.wanted == STOP)
+        self.requested = self.wanted
+        if self.args.world_size > 1:
+            dist.all_reduce(counts)
+            self.requested = STOP if counts[size + STOP] > 0 else SAVE if counts[size + SAVE] > 0 else CONTINUE
+        self._coefficients = task_coefficients(counts[:size], self.task_weights, reduction=self.reduction)
+        self._share += (self._coefficients * counts[:size]).double()
+        self._window_tokens += counts[size]
+        return window, None
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return this micro-batch's part of the step's loss, nats per supervised token, times the world size.
+
+        DDP, FSDP and DeepSpeed average gradients over ranks; the factor turns that average into the sum.
+        """
+        nll = supervised_nll(model, inputs)
+        task = inputs["target_task"]
+        loss = (nll * self._coefficients[task]).sum()
+        size = len(self.tasks)
+        self._nll += per_task_sum(nll.detach(), task, size).double()
+        self._num_supervised += torch.bincount(task, minlength=size)
+        self._objective += loss.detach().double()
+        return loss * self.args.world_size
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self.last_grad_norm = super()._clip_grad_norm(model)
+        return self.last_grad_norm
+
+    def take_sums(self) -> dict[str, list[float] | float]:
+        """Return what was summed up since the last call, over all ranks; every rank must call it at the same step.
+
+        Returns:
+            `nll` and `num_tokens` per task (T,); `objective` and `share` (T,), summed over the steps; `tokens`, prompts
+            included.
+        """
+        size = len(self.tasks)
+        local = torch.cat([self._nll, self._num_supervised, self._objective.reshape(1)])
+        if self.args.world_size > 1:
+            dist.all_reduce(local)
+        values = torch.cat([local, self._share, self._window_tokens.double().reshape(1)]).tolist()
+        self.reset_sums()
+        return {
+            "nll": values[:size],
+            "num_tokens": values[size : 2 * size],
+            "objective": values[2 * size],
+            "share": values[2 * size + 1 : -1],
+            "tokens": values[-1],
+        }
+
+    @torch.no_grad()
+    def evaluate_tasks(self) -> tuple[list[float], list[float]]:
+        """Measure every task on its held-out examples.
+
+        Returns:
+            Summed nll in nats and number of supervised tokens per task, over all ranks, each of length T. A task
+            without held-out examples has 0 tokens.
+        """
+        size, rank, world = len(self.tasks), self.args.process_index, self.args.world_size
+        batches = self._eval_batches()
+        sums = torch.zeros(2 * size, dtype=torch.float64, device=self.args.device)
+        model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
+        was_training = model.training
+        model.eval()
+        for start in range(0, len(batches), world):
+            mine = start + rank
+            # sharded models need the same number of forwards everywhere: a rank without work repeats and discards
+            batch = self._prepare_inputs(collate(batches[min(mine, len(batches) - 1)]))
+            with self.compute_loss_context_manager():
+                nll = supervised_nll(model, batch)
+            if mine < len(batches):
+                sums[:size] += per_task_sum(nll, batch["target_task"], size).double()
+                sums[size:] += torch.bincount(batch["target_task"], minlength=size)
+        model.train(was_training)
+        if world > 1:
+            dist.all_reduce(sums)
+        values = sums.tolist()
+        return values[:size], values[size:]
+
+    def _eval_batches(self) -> list[list[TaskExample]]:
+        """Held-out examples of all tasks, sorted by length so that a batch holds similar ones."""
+        items = [(index, example) for index, task in enumerate(self.tasks) for example in task.heldout]
+        items.sort(key=lambda item: len(item[1].input_ids))
+        return [items[i : i + self.eval_batch_size] for i in range(0, len(items), self.eval_batch_size)]
+
+
+def supervised_nll(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the nll of every supervised token of a padding-free row.
+
+    Args:
+        model: A causal language model, wrapped or not.
+        inputs: A batch of `engine.data.collate`.
+
+    Returns:
+        Nats, float32, shape (M,).
+    """
+    # the head is computed at supervised positions only, in one call; use_cache=False, else packed rows see each other
+    output = model(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        use_cache=False,
+        logits_to_keep=inputs["keep"],
+    )
+    return token_nll(output.logits[0], inputs["targets"])
