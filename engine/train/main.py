@@ -86,6 +86,8 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
 
 def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, Any]:
     """Build everything a run needs, telling each decision; returns the trainer and its callback."""
+    from transformers import set_seed
+
     from engine.data.collate import MixtureDataset
     from engine.data.taskset import load_tasks, report_json
     from engine.model.load import add_adapter, load_model, load_tokenizer
@@ -111,6 +113,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         text = f"Task {report.name}: {report.num_train} to train, {report.num_heldout} held out"
         record.event("data", "; ".join([text, *report.warnings]) + ".")
     record.phase("loading the model")
+    set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
     model: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=tell)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     if recipe.method != "full":

@@ -1,0 +1,73 @@
+"""Small files: atomic, tailed, named safely."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.files import append_json, child, read_rows, replace_json, slug, tail_text, truncate_torn_tail
+
+
+def test_rows_are_read_from_an_offset_and_a_torn_line_waits(tmp_path: Path):
+    file = tmp_path / "m.jsonl"
+    append_json(file, {"step": 1})
+    rows, offset = read_rows(file)
+    with open(file, "ab") as stream:
+        stream.write(b'{"step": 2}\nnot json\n{"step": 3')
+    more, offset = read_rows(file, offset)
+    with open(file, "ab") as stream:
+        stream.write(b"}\n")
+    last, _ = read_rows(file, offset)
+    assert (rows, more, last) == ([{"step": 1}], [{"step": 2}], [{"step": 3}])
+
+
+def test_a_replaced_shorter_stream_is_read_from_the_start(tmp_path: Path):
+    file = tmp_path / "m.jsonl"
+    file.write_text('{"step": 9}\n')
+    assert read_rows(file, offset=10_000)[0] == [{"step": 9}]
+
+
+def test_a_torn_tail_is_cut_before_writing_on(tmp_path: Path):
+    file = tmp_path / "m.jsonl"
+    file.write_bytes(b'{"step": 1}\n{"st')
+    truncate_torn_tail(file)
+    append_json(file, {"step": 2})
+    assert read_rows(file)[0] == [{"step": 1}, {"step": 2}]
+
+
+def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path):
+    file = tmp_path / "s.json"
+    replace_json(file, {"a": math.nan, "b": [math.inf, 1.5]})
+    assert json.loads(file.read_text()) == {"a": None, "b": [None, 1.5]}
+    assert [p.name for p in tmp_path.iterdir()] == ["s.json"]  # no temporary file is left
+
+
+def test_a_log_cannot_repaint_the_screen(tmp_path: Path):
+    file = tmp_path / "t.log"
+    file.write_bytes(b"one\nstep 1\rstep 2\n\x1b[2Jgone\xff\n")
+    assert tail_text(file) == "one\nstep 2\n\\x1b[2Jgone\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("My Task!", "my-task"), ("../../x", "x"), ("", "item"), ("数据", "item"), ("café.jsonl", "cafe.jsonl"), ("-rf", "rf")],
+)
+def test_slugs(text, expected):
+    assert slug(text) == expected
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", ".hidden", "nul\0byte", "new\nline", "-rf", "x" * 200])
+def test_a_name_cannot_leave_its_folder(tmp_path: Path, name):
+    with pytest.raises(UserError):
+        child(tmp_path, name)
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError):
+        child(tmp_path / "root", "link")

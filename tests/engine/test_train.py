@@ -1,0 +1,162 @@
+"""A run from recipe to checkpoints on a tiny model, in this process: record, resume bit by bit, stop, methods."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.recipe_io import override, parse_recipe
+from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, create_run_at, request
+from engine.train.main import main, train
+from engine.train.record import RunRecord
+from tests.tiny_model import save_tiny_model
+
+
+def write_task(path: Path, count: int, words: str) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{words} {i}"}, {"role": "assistant", "content": f"{words[::-1]} {i * 7}"}]}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_tiny_model(folder / "tiny")
+    write_task(folder / "a.jsonl", 20, "abc")
+    write_task(folder / "b.jsonl", 9, "a longer question with more words")
+    return parse_recipe(
+        f"""
+        model_name_or_path: {folder / "tiny"}
+        method: lora
+        tasks:
+          - {{name: short, path: {folder / "a.jsonl"}, weight: 1}}
+          - {{name: long, path: {folder / "b.jsonl"}, weight: 2}}
+        model: {{dtype: float32}}
+        lora: {{r: 4, lora_dropout: 0.1}}
+        data: {{eval_split: 0.2}}
+        optim: {{learning_rate: 1e-2, max_steps: 6, per_device_train_batch_size: 4, gradient_accumulation_steps: 2}}
+        record: {{eval_steps: 3, save_steps: 3, logging_steps: 1}}
+        launch: {{device: cpu}}
+        """
+    )
+
+
+def new_attempt(run: RunDir) -> RunRecord:
+    """Claim the next attempt the way a supervisor does."""
+    last = run.last_attempt()
+    number = last.number + 1 if last else 1
+    claim_attempt(run, Attempt(number=number, supervisor=asdict(ProcessId.of(os.getpid())), started_at=1.0))
+    return RunRecord(run, attempt=number, rank=0)
+
+
+def train_losses(run: RunDir) -> dict[int, tuple]:
+    """Return what each step measured; for a repeated step the later row wins."""
+    keys = ("train/loss", "optim/grad_norm", "optim/learning_rate", "task/short/loss", "task/long/loss", "tokens_seen")
+    return {row["step"]: tuple(row.get(key) for key in keys) for row in run.metrics()[0] if "train/loss" in row}
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory) -> RunDir:
+    run = create_run_at(tmp_path_factory.mktemp("runs") / "whole", recipe)
+    train(run, new_attempt(run))
+    return run
+
+
+def test_a_run_leaves_the_directory_of_the_contract(finished):
+    status = finished.status()
+    assert (status.state, status.step, status.total_steps) == ("finished", 6, 6)
+    rows = finished.metrics()[0]
+    assert [row["step"] for row in rows if "eval/loss" in row] == [0, 3, 6]
+    assert sorted(train_losses(finished)) == [1, 2, 3, 4, 5, 6]
+    assert {"task/short/loss", "task/long/loss", "task/long/num_tokens", "perf/tokens_per_second"} <= set(rows[1])
+    assert [path.name for path in finished.checkpoint_dirs()] == ["step-000003", "step-000006"]
+    report = json.loads(finished.report_file.read_text())
+    assert [(t["name"], t["num_train"], t["num_heldout"]) for t in report["tasks"]] == [("short", 16, 4), ("long", 7, 2)]
+    kinds = [event["kind"] for event in finished.events()[0]]
+    assert {"model", "data", "start", "eval", "save", "end"} <= set(kinds)
+
+
+def test_the_weights_of_the_record_are_the_recipes(finished):
+    for row in finished.metrics()[0]:
+        if "train/loss" in row and "task/long/loss" in row and "task/short/loss" in row:
+            assert row["task/long/weight"] == pytest.approx(2 / 3)
+            expected = row["task/short/loss"] / 3 + row["task/long/loss"] * 2 / 3
+            assert row["train/loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_training_learns(finished):
+    evaluations = [row for row in finished.metrics()[0] if "eval/loss" in row]
+    assert evaluations[-1]["eval/loss"] < evaluations[0]["eval/loss"]
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_by_bit(recipe, finished, tmp_path):
+    """Stop after step 2 (mid-epoch, with dropout), resume, and compare every number of every step."""
+    run = create_run_at(tmp_path / "cut", override(recipe, ["record.save_steps=2"]))
+    record = new_attempt(run)
+    request(run, "stop")
+    train(run, record)
+    assert run.status().state == "stopped"
+    stopped_at = run.status().step
+    assert stopped_at == 1 and run.checkpoint_dirs()[-1].name == "step-000001"
+    train(run, new_attempt(run), resume_from="latest")
+    assert run.status().state == "finished"
+    assert train_losses(run) == train_losses(finished)
+    ours, theirs = (r.checkpoint_dirs()[-1] / "adapter_model.safetensors" for r in (run, finished))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_checkpoint_can_be_asked_for_while_running(recipe, tmp_path):
+    run = create_run_at(tmp_path / "save", override(recipe, ["optim.max_steps=2"]))
+    record = new_attempt(run)
+    request(run, "save")
+    train(run, record)
+    assert [path.name for path in run.checkpoint_dirs()] == ["step-000001", "step-000002"]
+    assert run.status().handled_control == 1
+
+
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_every_method_trains_and_saves_what_it_says(recipe, tmp_path, method):
+    run = create_run_at(tmp_path / method, override(recipe, [f"method={method}", "optim.max_steps=2"]))
+    train(run, new_attempt(run))
+    saved = {path.name for path in run.checkpoint_dirs()[-1].iterdir()}
+    weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert {weights, "tokenizer.json", "trainer_state.json", "manifest.json"} <= saved
+    assert not any(name.endswith(".bin") for name in saved)
+    words = " ".join(event["text"] for event in run.events()[0])
+    assert ("nf4" in words) == (method == "qlora")
+
+
+def test_all_broken_tasks_are_told_at_once(recipe, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{broken\n")
+    run = create_run_at(tmp_path / "r", override(recipe, [f"tasks.0.path={tmp_path / 'missing.jsonl'}", f"tasks.1.path={bad}"]))
+    with pytest.raises(UserError) as caught:
+        train(run, new_attempt(run))
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields == ["tasks.0.path", "tasks.1.path"]
+
+
+def test_a_task_whose_examples_are_all_too_long_says_what_to_do(recipe, tmp_path):
+    run = create_run_at(tmp_path / "r", override(recipe, ["data.max_length=16"]))
+    with pytest.raises(UserError, match="longer than 16 tokens") as caught:
+        train(run, new_attempt(run))
+    assert caught.value.field == "data.max_length"
+
+
+def test_the_entry_point_turns_a_failure_into_a_sentence(recipe, tmp_path, monkeypatch):
+    run = create_run_at(tmp_path / "r", override(recipe, ["tasks.0.path=/nowhere.jsonl"]))
+    new_attempt(run)
+    monkeypatch.setattr("sys.argv", ["main", "--run", str(run.path)])
+    monkeypatch.setattr("engine.train.main.die_with_parent", lambda _: None)
+    assert main() == 1
+    error = json.loads((run.errors / "rank-0.json").read_text())
+    assert "short" in error["problem"] and error["fix"]
+    assert run.status().state == "failed" and run.status().error["field"] == "tasks.0.path"
