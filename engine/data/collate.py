@@ -12,6 +12,7 @@ N = tokens of the micro-batch, M = supervised tokens.  Nothing is padded, so no 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -39,27 +40,34 @@ class MixtureDataset(Dataset[TaskExample]):
         return self._items[index]
 
 
-class SeededSampler(Sampler[int]):
-    """A shuffled order that is a pure function of seed and epoch, so that a resumed run sees the same one.
+class StreamSampler(Sampler[int]):
+    """One long stream of shuffled epochs, a pure function of the seed: position i is the same example in every run.
+
+    Epochs follow each other without a seam, so every optimizer step is full and step s is stream[s*B : (s+1)*B] for the
+    global batch size B - whatever the micro-batch, the number of ranks, or the step a run was resumed at.  Each example
+    comes exactly once per epoch.
 
     Args:
-        size: Number of examples.
+        num_examples: Examples in the dataset.
         seed: Seed of the recipe.
+        total: Length of the stream: optimizer steps times global batch size.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; accelerate calls this."""
-        self.epoch = epoch
+    def __init__(self, num_examples: int, *, seed: int, total: int) -> None:
+        self.num_examples, self.seed, self.total = num_examples, seed, total
 
     def __len__(self) -> int:
-        return self.size
+        return self.total
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
+        epochs = (epoch_order(self.num_examples, seed=self.seed, epoch=epoch) for epoch in itertools.count())
+        return itertools.islice(itertools.chain.from_iterable(epochs), self.total)
+
+
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> list[int]:
+    """Return the shuffled order of one pass over the data."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(num_examples, generator=generator).tolist()
 
 
 def collate(examples: Sequence[TaskExample]) -> dict[str, Tensor]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -191,8 +190,3 @@ def _encode_all(
         if encoded.num_supervised and encoded.labels[0] == IGNORE:
             kept.append(encoded)
     return kept, too_long
-
-
-def steps_per_epoch(num_examples: int, *, global_batch_size: int) -> int:
-    """Return the optimizer steps of one pass over the data; a last, smaller batch is a step too."""
-    return math.ceil(num_examples / global_batch_size)

@@ -71,7 +71,7 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         step, last = state.global_step, state.global_step >= state.max_steps
-        self.record.update(force=False, step=step, epoch=float(state.epoch or 0.0))
+        self.record.update(force=False, step=step, epoch=self._trainer.epoch)
         if step <= FIRST_STEPS or step % self.schedule.logging_steps == 0 or last:
             self._log(state)
         self._listen()
@@ -120,7 +120,7 @@ class RunCallback(TrainerCallback):
         state.num_input_tokens_seen += int(sums["tokens"])  # saved with the checkpoint
         row: dict[str, Any] = {
             "step": state.global_step,
-            "epoch": float(state.epoch or 0.0),
+            "epoch": self._trainer.epoch,
             "tokens_seen": state.num_input_tokens_seen,
             "train/loss": sums["objective"] / steps,
             "optim/learning_rate": self._learning_rate,

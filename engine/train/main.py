@@ -122,6 +122,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     # a checkpoint holds the trained weights and two moments of AdamW
     require_free(run.path, 3 * weights * (recipe.record.save_total_limit + 1), what="Saving checkpoints")
     callback = RunCallback(record, recipe.record)
+    dataset = MixtureDataset(tasks)
     trainer = RunTrainer(
         run=run,
         record=record,
@@ -131,8 +132,8 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         data_seed=recipe.seed,
         eval_batch_size=recipe.record.per_device_eval_batch_size,
         model=model,
-        args=training_arguments(recipe, run, device=device),
-        train_dataset=MixtureDataset(tasks),
+        args=training_arguments(recipe, run, device=device, num_examples=len(dataset)),
+        train_dataset=dataset,
         processing_class=tokenizer,
         callbacks=[callback],
     )
@@ -146,8 +147,7 @@ def _check_world(trainer: Any, recipe: Recipe, record: RunRecord) -> None:
     asked, got = recipe.launch.num_processes, trainer.args.world_size
     if asked != got:
         raise RuntimeError(f"{asked} processes were asked for and {got} were started")
-    batch = trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps * got
-    record.event("start", f"Training on {got} process(es), {batch} examples per optimizer step.")
+    record.event("start", f"Training on {got} process(es), {trainer.global_batch_size} examples per optimizer step.")
 
 
 def _teller(record: RunRecord) -> Any:

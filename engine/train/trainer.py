@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import Trainer
 
-from engine.data.collate import SeededSampler, TaskExample, collate
+from engine.data.collate import StreamSampler, TaskExample, collate
 from engine.data.taskset import Task
 from engine.train.loss import Reduction, per_task_sum, task_coefficients, token_nll
 
@@ -34,7 +34,7 @@ class MultiTaskTrainer(Trainer):
         reduction: How tokens are weighted, see `engine.train.loss`.
         data_seed: Seed of the training order.
         eval_batch_size: Examples per forward pass of the evaluation.
-        arguments: Those of `transformers.Trainer`.
+        arguments: Those of `transformers.Trainer`; `max_steps` must be set.
     """
 
     def __init__(
@@ -65,9 +65,19 @@ class MultiTaskTrainer(Trainer):
         self._share = torch.zeros(size, dtype=torch.float64, device=device)
         self._window_tokens = torch.zeros((), dtype=torch.long, device=device)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
+    @property
+    def global_batch_size(self) -> int:
+        """Examples per optimizer step, over all micro-batches and ranks."""
+        return self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far. (To the Trainer, whose state counts too, the whole stream is one epoch.)"""
+        return self.state.global_step * self.global_batch_size / len(self.train_dataset)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> StreamSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return SeededSampler(len(dataset), self.data_seed)
+        return StreamSampler(len(dataset), seed=self.data_seed, total=self.args.max_steps * self.global_batch_size)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device

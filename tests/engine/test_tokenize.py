@@ -6,7 +6,7 @@ import pytest
 
 from engine.contract.errors import UserError
 from engine.contract.taskfile import Example, Message
-from engine.data.collate import SeededSampler, collate
+from engine.data.collate import StreamSampler, collate
 from engine.data.taskset import split_heldout
 from engine.data.tokenize import IGNORE, MFTCODER_TEMPLATE, Encoded, encode_example, encode_prompt, ensure_chat_template
 from tests.tiny_model import character_tokenizer
@@ -77,11 +77,13 @@ def test_documents_lie_side_by_side_with_positions_that_restart():
     assert batch["target_task"].tolist() == [1, 0, 0]
 
 
-def test_the_order_is_a_pure_function_of_seed_and_epoch():
-    first, second = SeededSampler(31, seed=3), SeededSampler(31, seed=3)
-    second.set_epoch(1)
-    assert sorted(first) == list(range(31)) and list(first) == list(SeededSampler(31, seed=3))
-    assert list(first) != list(second)
+def test_the_stream_is_a_pure_function_of_the_seed_and_shows_each_example_once_per_epoch():
+    stream = list(StreamSampler(31, seed=3, total=100))
+    assert len(stream) == 100 and stream == list(StreamSampler(31, seed=3, total=100))
+    epochs = [stream[:31], stream[31:62], stream[62:93]]
+    assert all(sorted(epoch) == list(range(31)) for epoch in epochs)
+    assert epochs[0] != epochs[1] and stream[:7] == list(StreamSampler(31, seed=3, total=7))
+    assert stream != list(StreamSampler(31, seed=4, total=100))
 
 
 def test_held_out_examples_depend_on_content_only_and_copies_stay_together():

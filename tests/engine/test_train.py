@@ -3,64 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from engine.contract.errors import UserError
-from engine.contract.recipe_io import override, parse_recipe
-from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, create_run_at, request
+from engine.contract.recipe_io import override
+from engine.contract.rundir import RunDir, create_run_at, request
 from engine.train.main import main, train
-from engine.train.record import RunRecord
-from tests.tiny_model import save_tiny_model
-
-
-def write_task(path: Path, count: int, words: str) -> Path:
-    rows = [
-        {"messages": [{"role": "user", "content": f"{words} {i}"}, {"role": "assistant", "content": f"{words[::-1]} {i * 7}"}]}
-        for i in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_tiny_model(folder / "tiny")
-    write_task(folder / "a.jsonl", 20, "abc")
-    write_task(folder / "b.jsonl", 9, "a longer question with more words")
-    return parse_recipe(
-        f"""
-        model_name_or_path: {folder / "tiny"}
-        method: lora
-        tasks:
-          - {{name: short, path: {folder / "a.jsonl"}, weight: 1}}
-          - {{name: long, path: {folder / "b.jsonl"}, weight: 2}}
-        model: {{dtype: float32}}
-        lora: {{r: 4, lora_dropout: 0.1}}
-        data: {{eval_split: 0.2}}
-        optim: {{learning_rate: 1e-2, max_steps: 6, per_device_train_batch_size: 4, gradient_accumulation_steps: 2}}
-        record: {{eval_steps: 3, save_steps: 3, logging_steps: 1}}
-        launch: {{device: cpu}}
-        """
-    )
-
-
-def new_attempt(run: RunDir) -> RunRecord:
-    """Claim the next attempt the way a supervisor does."""
-    last = run.last_attempt()
-    number = last.number + 1 if last else 1
-    claim_attempt(run, Attempt(number=number, supervisor=asdict(ProcessId.of(os.getpid())), started_at=1.0))
-    return RunRecord(run, attempt=number, rank=0)
-
-
-def train_losses(run: RunDir) -> dict[int, tuple]:
-    """Return what each step measured; for a repeated step the later row wins."""
-    keys = ("train/loss", "optim/grad_norm", "optim/learning_rate", "task/short/loss", "task/long/loss", "tokens_seen")
-    return {row["step"]: tuple(row.get(key) for key in keys) for row in run.metrics()[0] if "train/loss" in row}
+from tests.tiny_run import new_attempt, train_losses
 
 
 @pytest.fixture(scope="module")

