@@ -158,19 +158,23 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
     An unknown model (`config` None or without sizes) is let through with a sentence that says so.
     """
     gpus = () if recipe.launch.device == "cpu" else tuple(machine.gpus)
-    if recipe.launch.device == "cuda" and not gpus:
-        return Fit(ok=False, sentence="needs a GPU: the recipe asks for `cuda`; this machine has none")
-    native = all(gpu.bf16 for gpu in gpus) if gpus else machine.cpu_bf16
+    needs_gpu = recipe.launch.device == "cuda" and not gpus
+    native = all(gpu.bf16 for gpu in gpus) if gpus else needs_gpu or machine.cpu_bf16
     try:
         memory = estimate_memory(recipe, config, native_bf16=native) if config else None
     except UserError:
         memory = None
+    if needs_gpu:
+        size, high = (f" with about {memory.text}", memory.high_bytes) if memory else ("", 0)
+        return Fit(ok=False, sentence=f"needs a GPU{size}; this machine has none", needs_bytes=high, memory=memory)
     if memory is None or config is None:
         return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
     return _fit_gpus(recipe, gpus, memory) if gpus else _fit_cpu(machine, memory, num_parameters(config))
 
 
-def steps_and_time(recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, machine: MachineLike) -> Plan:
+def steps_and_time(
+    recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, machine: MachineLike
+) -> Plan:
     """Return the length of a run in optimizer steps and, roughly, in seconds.
 
         steps per epoch = ceil( ceil(examples / (batch * processes)) / accumulation )
@@ -271,7 +275,8 @@ def _fit_cpu(machine: MachineLike, memory: MemoryEstimate, parameters: int) -> F
     if parameters > CPU_TRAINING_LIMIT:
         size = f"{parameters / 1e9:.1f} billion parameters are too many to train on a CPU"
         reason = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
-        return Fit(ok=False, sentence=f"needs a GPU: {size}; {reason}", needs_bytes=memory.high_bytes, memory=memory)
+        sentence = f"needs a GPU with {need}: {size}; {reason}"
+        return Fit(ok=False, sentence=sentence, needs_bytes=memory.high_bytes, memory=memory)
     ok, tight = memory.low_bytes <= machine.ram_total, memory.low_bytes <= machine.ram_total < memory.high_bytes
     sentence = f"needs {need}; this machine has {gigabytes(machine.ram_total)} of memory"
     sentence += ": it may just fit" if tight else ""

@@ -1,0 +1,81 @@
+"""Where a model lies on this disk, without loading it and without torch.
+
+    local folder  |  our cache root/models/<slug>/  |  the Hugging Face cache          -> Path, or None
+
+A model folder is config.json plus *.safetensors.  Pickled weights and remote code are refused with the way out.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from engine.contract.errors import UserError
+from engine.contract.files import read_json, slug
+from engine.contract.places import DataRoot
+
+STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The small model that also comes through pip, for machines that do not reach the hub."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def is_local_path(name_or_path: str) -> bool:
+    """Whether a model name means a folder rather than a hub id."""
+    return name_or_path.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(name_or_path)
+
+
+def cache_folder(name: str, root: DataRoot) -> Path:
+    """Return where our own copy of a hub model lies or would lie."""
+    return root.models / slug(name.replace("/", "--"))
+
+
+def find_local(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> Path | None:
+    """Return the folder of a model that is on this disk already, or None for a hub id that is not.
+
+    Raises:
+        UserError: If a local folder is named that cannot be used.
+    """
+    if is_local_path(name_or_path):
+        return check_model_folder(Path(name_or_path).expanduser())
+    ours = cache_folder(name_or_path, root)
+    if revision is None and (ours / "source.json").is_file():
+        return ours
+    return _in_hub_cache(name_or_path, revision)
+
+
+def check_model_folder(folder: Path) -> Path:
+    """Return the folder if it can be loaded safely.
+
+    Raises:
+        UserError: Naming what is missing or refused.
+    """
+
+    def refuse(problem: str, fix: str) -> UserError:
+        return UserError(problem, fix=fix, field="model_name_or_path")
+
+    if not folder.is_dir():
+        raise refuse(f"There is no model folder {folder}.", "check the path, or use a Hugging Face id such as Qwen/Qwen2.5-0.5B.")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise refuse(f"The model folder {folder} has no readable config.json.", "choose the folder that save_pretrained wrote.")
+    if not list(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
+        what = "only pickled weights (.bin), which can run code when loaded" if pickled else "no weights"
+        fix = "save it again with model.save_pretrained(folder), which writes safetensors."
+        raise refuse(f"The model folder {folder} has {what}.", fix)
+    if config.get("auto_map") and not config.get("model_type"):
+        problem = f"The model in {folder} needs its own Python code, which this program never runs."
+        raise refuse(problem, "choose a model that transformers knows natively.")
+    return folder.resolve()
+
+
+def _in_hub_cache(name: str, revision: str | None) -> Path | None:
+    """Return a complete snapshot in the Hugging Face cache, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        return check_model_folder(folder)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, UserError, OSError):
+        return None
