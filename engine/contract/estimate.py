@@ -3,8 +3,8 @@
     config.json values + Recipe -> ParameterCount -> MemoryEstimate -> Fit on this machine
     task sizes + Recipe         -> Plan (optimizer steps, seconds)
 
-Arithmetic only: no model is loaded, no torch.  Every answer is a range: activations depend on the real example lengths and
-on the kernels.  The weights and optimizer terms agree with sizes measured on SmolLM2-135M (see the tests).
+Arithmetic only: no model is loaded, no torch.  Every answer is a range: activations depend on the real example lengths
+and on the kernels.  The weights and optimizer terms agree with sizes measured on SmolLM2-135M (see the tests).
 
 N = tokens in a micro-batch, H = hidden size, I = MLP width, L = layers, V = vocabulary.  All sizes in bytes.
 """
@@ -17,7 +17,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.contract.errors import UserError
-from engine.contract.model_facts import config_size, count_parameters, num_parameters, num_trainable
+from engine.contract.model_facts import (
+    config_size,
+    count_parameters,
+    known_config,
+    num_parameters,
+    num_trainable,
+    read_config,
+)
+from engine.contract.models import find_local
+from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 
 GIB = 2**30
@@ -25,33 +34,44 @@ NF4_BYTES = 0.516
 """Bytes per weight in 4-bit NormalFloat with double quantization: 0.5 + 1/64 for the block scales and their scales."""
 CPU_TRAINING_LIMIT = 1_500_000_000
 """More parameters than this are not trained on a CPU here: one optimizer step would take many minutes."""
-TENSOR_FLOPS = (("B200", 2250e12), ("H200", 990e12), ("H100", 990e12), ("H800", 990e12), ("A100", 312e12), ("A800", 312e12),
-                ("L40", 181e12), ("4090", 165e12), ("3090", 71e12), ("A6000", 155e12), ("A10", 125e12), ("T4", 65e12))  # fmt: skip
+TENSOR_FLOPS = {
+    "B200": 2250e12, "H200": 990e12, "H100": 990e12, "H800": 990e12, "A100": 312e12, "A800": 312e12, "L40": 181e12,
+    "4090": 165e12, "3090": 71e12, "A6000": 155e12, "A10": 125e12, "T4": 65e12,
+}  # fmt: skip
 """Dense 16-bit operations per second from the makers' data sheets, found by a part of the GPU's name."""
 ACTIVATION_BYTES = {("lora", 2): 2.35, ("lora", 4): 3.4, ("full", 2): 3.2, ("full", 4): 3.9}
 """(adapter or full, bytes of the computing type) -> bytes kept for the backward pass per number of the formula below;
 counted with `saved_tensors_hooks` on a two-layer Llama (sdpa, LoRA on all linear layers), torch 2.13."""
 CPU_FLOPS_PER_CORE = (12e9, 55e9)
-"""Training throughput per core, slow and fast; 2 cores trained SmolLM2-135M at 36e9 (float32) to 52e9 (bfloat16) each."""
+"""Training operations per second and core, slow and fast; SmolLM2-135M ran at 36e9 (float32) to 52e9 (bfloat16)."""
 
 
 class GpuLike(Protocol):
     """What is read of a GPU; `engine.launch.devices.Gpu` has it."""
 
-    index: int
-    name: str
-    total_bytes: int
-    used_bytes: int
-    bf16: bool
+    @property
+    def index(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def bf16(self) -> bool: ...
 
 
 class MachineLike(Protocol):
     """What is read of a machine; `engine.launch.devices.Machine` has it."""
 
-    gpus: Sequence[Any]
-    cpu_count: int
-    ram_total: int
-    cpu_bf16: bool
+    @property
+    def gpus(self) -> Sequence[GpuLike]: ...
+    @property
+    def cpu_count(self) -> int: ...
+    @property
+    def ram_total(self) -> int: ...
+    @property
+    def cpu_bf16(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +81,7 @@ class MemoryEstimate:
     low_bytes: int
     high_bytes: int
     parts: tuple[tuple[str, int], ...]
-    """What it is made of at the high end: (weights | adapter | gradients | optimizer | activations | logits | overhead, bytes)."""
+    """What the high end is made of, in bytes: weights, adapter, gradients, optimizer, activations, logits, overhead."""
 
     @property
     def text(self) -> str:
@@ -102,7 +122,6 @@ class Plan:
     """Examples per optimizer step over all processes."""
     num_train: tuple[int, ...]
     """Training examples per task of the recipe, held-out ones left out; 0 for a task of weight 0."""
-    steps_per_epoch: int
     steps: int
     epochs: float
     seconds: tuple[float, float] | None
@@ -116,11 +135,11 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
                      `qlora`: 0.516 for attention and MLP, fused experts stay as they are
         gradients    4 per trained weight;  optimizer: 8 (AdamW)
         activations  N * L * (10 H + 2 KV + 4 I) numbers, or N * L * H and one layer with gradient checkpointing
-        logits       chunked head: 256 * V * 8;  plain head: N * V * 8
+        logits       10 V per supervised token, where alone the head is computed: number, float32 copy, gradient
         overhead     CUDA context or Python and torch, and 5 % fragmentation
 
-    The low end takes 0.7 of the activations (rows shorter than `max_length`) and the chunked head; the high end 1.1 and
-    the plain head.
+    The low end takes 0.7 of the activations (rows shorter than `max_length`) and a quarter of the tokens supervised;
+    the high end 1.1 of the activations and every token.
 
     Args:
         recipe: The recipe.
@@ -142,7 +161,7 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
         weights = number * count.total
     tokens = recipe.optim.per_device_train_batch_size * recipe.data.max_length
     activations, vocab = _activations(recipe, config, tokens, number), config_size(config, "vocab_size")
-    logits_low, logits_high = min(tokens, 256) * vocab * 8, tokens * vocab * 8
+    logits_low, logits_high = tokens * vocab * 10 // 4, tokens * vocab * 10
     fixed, base = weights + adapter + (4 + 8) * trained, int(0.8 * GIB)
     low = fixed + int(0.7 * activations) + logits_low + base
     overhead = base + (fixed + activations) // 20
@@ -172,12 +191,23 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
     return _fit_gpus(recipe, gpus, memory) if gpus else _fit_cpu(machine, memory, num_parameters(config))
 
 
+def fit_recipe(recipe: Recipe, machine: MachineLike, root: DataRoot) -> tuple[bool | None, str]:
+    """Return whether the recipe fits here (None = cannot be told) and a sentence. Looks the shapes up; never raises."""
+    try:
+        local = find_local(recipe.model_name_or_path, root, revision=recipe.model.revision)
+    except UserError as error:
+        return False, error.problem
+    answer = fit(recipe, machine, (read_config(local) if local else None) or known_config(recipe.model_name_or_path))
+    known = answer.ok if answer.memory is not None or not answer.ok else None
+    return known, answer.sentence[:1].upper() + answer.sentence[1:] + "."
+
+
 def steps_and_time(
-    recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, machine: MachineLike
+    recipe: Recipe, sizes: Sequence[TaskSize], config: Mapping[str, Any] | None, *, machine: MachineLike
 ) -> Plan:
     """Return the length of a run in optimizer steps and, roughly, in seconds.
 
-        steps per epoch = ceil( ceil(examples / (batch * processes)) / accumulation )
+        steps = ceil( epochs * examples / (batch * accumulation * processes) )        unless `max_steps` is set
 
     Args:
         recipe: The recipe.
@@ -188,17 +218,16 @@ def steps_and_time(
     optim, processes = recipe.optim, recipe.launch.num_processes
     num_train = tuple(_num_train(recipe, i, size) for i, size in enumerate(sizes))
     examples = sum(num_train)
-    micro = math.ceil(examples / (optim.per_device_train_batch_size * processes))
-    per_epoch = math.ceil(micro / optim.gradient_accumulation_steps)
-    steps = optim.max_steps or math.ceil(per_epoch * optim.num_train_epochs)
     batch = optim.per_device_train_batch_size * optim.gradient_accumulation_steps * processes
+    steps = optim.max_steps or math.ceil(optim.num_train_epochs * examples / batch)
     return Plan(
         effective_batch=batch,
         num_train=num_train,
-        steps_per_epoch=per_epoch,
         steps=steps if examples else 0,
-        epochs=steps / per_epoch if per_epoch else 0.0,
-        seconds=_seconds(recipe, sizes, num_train, steps * batch, config, machine) if examples and config else None,
+        epochs=steps * batch / examples if examples else 0.0,
+        seconds=_seconds(recipe, sizes, num_train=num_train, seen=steps * batch, config=config, machine=machine)
+        if examples and config
+        else None,
     )
 
 
@@ -294,8 +323,14 @@ def _num_train(recipe: Recipe, index: int, size: TaskSize) -> int:
 
 
 def _seconds(
-    recipe: Recipe, sizes: Sequence[TaskSize], num_train: Sequence[int], seen: int, config: Mapping[str, Any], machine: MachineLike
-) -> tuple[float, float] | None:  # fmt: skip
+    recipe: Recipe,
+    sizes: Sequence[TaskSize],
+    *,
+    num_train: Sequence[int],
+    seen: int,
+    config: Mapping[str, Any],
+    machine: MachineLike,
+) -> tuple[float, float] | None:
     lengths = [
         min(recipe.data.max_length, size.num_bytes / 3.5 / max(1, size.num_records or size.num_used)) for size in sizes
     ]
@@ -310,6 +345,6 @@ def _seconds(
     if not gpus:
         cores = min(32, max(1, machine.cpu_count))
         return work / (CPU_FLOPS_PER_CORE[1] * cores), 1.3 * work / (CPU_FLOPS_PER_CORE[0] * cores)
-    peaks = [next((flops for part, flops in TENSOR_FLOPS if part in gpu.name), 0.0) for gpu in gpus]
+    peaks = [next((flops for part, flops in TENSOR_FLOPS.items() if part in gpu.name), 0.0) for gpu in gpus]
     peak = min(peaks) * len(gpus)
     return (work / (0.45 * peak), 1.3 * work / (0.12 * peak)) if peak else None

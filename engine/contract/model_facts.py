@@ -2,8 +2,8 @@
 
     known_config("codellama/CodeLlama-7b-hf") -> {"hidden_size": 4096, ...} | None -> ParameterCount
 
-The numbers are those of the public `config.json` files on the Hugging Face hub; only what `engine.contract.estimate` reads is
-kept.  A config that is on the disk always wins over this table.
+The numbers are those of the public `config.json` files on the Hugging Face hub; only what the estimates read is kept.
+A config that is on the disk always wins over this table.
 """
 
 from __future__ import annotations
@@ -186,9 +186,10 @@ def config_size(config: Mapping[str, Any], *keys: str, default: int | None = Non
     """
     for key in keys:
         value = config.get(key)
-        usable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
-        if usable and (value > 0 or default is not None):
-            return int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
+            continue
+        if value > 0 or default is not None:
+            return value
     if default is None:
         fix = "choose a causal language model."
         raise UserError(f"config.json says no usable `{keys[0]}`.", fix=fix, field="model_name_or_path")

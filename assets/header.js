@@ -1,0 +1,43 @@
+// The header: current page, theme switch, machine and the running run.  Text goes in through textContent only.
+(() => {
+  const header = document.getElementById("studio-header");
+  if (!header) return;
+  const here = location.pathname.replace(/\/+$/, "") || "/";
+  const parent = here === "/run" ? "/runs" : here;
+  for (const link of header.querySelectorAll("nav a")) {
+    if (link.getAttribute("href") === parent) link.setAttribute("aria-current", "page");
+  }
+  document.getElementById("studio-theme").addEventListener("click", () => {
+    const dark = !document.documentElement.classList.contains("dark");
+    localStorage.setItem("studio.theme", dark ? "dark" : "light");
+    document.documentElement.classList.toggle("dark", dark);
+    document.body.classList.toggle("dark", dark);
+    const url = new URL(location.href);
+    url.searchParams.set("__theme", dark ? "dark" : "light");
+    history.replaceState(null, "", url);
+  });
+
+  const chip = document.getElementById("studio-live");
+  const machine = document.getElementById("studio-machine");
+  function show(state) {
+    machine.textContent = state.machine;
+    machine.title = state.detail;
+    chip.hidden = !state.live;
+    if (!state.live) return;
+    chip.href = `/run?id=${encodeURIComponent(state.live.id)}`;
+    const part = state.live.state === "preparing" ? "preparing" : `${Math.floor(state.live.percent * 100)} %`;
+    chip.textContent = `${state.live.name} · ${part}`;
+  }
+  async function poll() {
+    if (document.visibilityState === "visible") {
+      try {
+        const answer = await fetch("/studio/api/header.json", { cache: "no-store" });
+        if (answer.ok) show(await answer.json());
+      } catch (error) {
+        machine.textContent = "The studio does not answer";
+      }
+    }
+    setTimeout(poll, 4000);
+  }
+  poll();
+})();

@@ -1,0 +1,51 @@
+// Stands in front of every island script (see studio/islands.py).  `element`, `props`, `trigger`, `watch` come from gr.HTML.
+const root = () => element.querySelector(".island");
+let drawn = null;
+
+/** Build an element: h("p.note", {title: "x", onclick: f}, "text", child, ...). Strings become text, never markup. */
+function h(spec, attributes, ...children) {
+  const [tag, ...classes] = spec.split(".");
+  const node = document.createElement(tag || "div");
+  if (classes.length) node.className = classes.join(" ");
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (key === "style") Object.entries(value).forEach(([name, text]) => node.style.setProperty(name, text));
+    else if (key in node && typeof value !== "string") node[key] = value;
+    else node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
+  return node;
+}
+
+/** Split `code` words out of a sentence; everything stays text. */
+const rich = (text) => String(text || "").split("`").map((part, index, all) => (index % 2 && index < all.length - 1 ? h("code", {}, part) : part));
+
+/** Merge a patch into the value without drawing again, and fire an event of the component. */
+function tell(event, patch) {
+  const value = { ...props.value, ...patch };
+  drawn = JSON.stringify(value);
+  props.value = value;
+  trigger(event);
+}
+
+function redraw() {
+  const text = JSON.stringify(props.value);
+  if (text === drawn) return; // our own echo: keep focus and caret
+  drawn = text;
+  draw(props.value || {});
+}
+
+function start() {
+  watch("value", redraw);
+  redraw();
+}
+
+const color = (index) => `var(--st-t${index % 8})`;
+const count = (number) => Number(number || 0).toLocaleString("en-US");
+function size(bytes) {
+  const units = ["B", "KB", "MB", "GB"];
+  let value = Number(bytes || 0), unit = 0;
+  while (value >= 1024 && unit < 3) { value /= 1024; unit += 1; }
+  return `${value < 10 && unit ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}

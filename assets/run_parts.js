@@ -1,0 +1,59 @@
+// The parts of the run page that are not the chart.  Each function returns an element from one snapshot of the run.
+const duration = (seconds) => {
+  const s = Math.max(0, Math.round(seconds)), hours = Math.floor(s / 3600), minutes = Math.floor((s % 3600) / 60);
+  return hours ? `${hours} h ${String(minutes).padStart(2, "0")} min` : minutes ? `${minutes} min ${String(s % 60).padStart(2, "0")} s` : `${s} s`;
+};
+const percent = (part, digits = 0) => (part === null || part === undefined ? "–" : `${(part * 100).toFixed(digits)} %`);
+
+function ask({ title, body, go, keep = "Keep it running" }) {
+  return new Promise((resolve) => {
+    const dialog = h("dialog.st-dlg", { "aria-labelledby": "dlg-title" }, h("h3", { id: "dlg-title" }, title), h("p", {}, body),
+      h("div.row", {}, h("button", { type: "button", onclick: () => dialog.close("") }, keep), h("button.go", { type: "button", onclick: () => dialog.close("go") }, go)));
+    dialog.addEventListener("close", () => { resolve(dialog.returnValue === "go"); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+function progressCard(run) {
+  const part = run.total ? run.step / run.total : 0;
+  const left = run.remaining_s === null ? "" : ` · about ${duration(run.remaining_s)} left`;
+  const bar = h("div.bar", { role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": String(Math.round(part * 100)) }, h("div.fill", { style: { width: `${part * 100}%` } }),
+    run.total ? run.checkpoints.map((step) => h(step === run.best ? "i.ck.best" : "i.ck", { style: { left: `${(step / run.total) * 100}%` }, title: `Checkpoint at step ${step}` })) : []);
+  const phase = run.phase && run.phase !== "training" ? h("span.phase", { role: "status" }, run.phase) : null;
+  return h("section.card.st-prog", {}, h("div.line", {}, h("span.pct.num", {}, percent(part, 1)), h("span.num", {}, run.total ? `Step ${count(run.step)} of ${count(run.total)}` : "Not started yet"), phase, h("div.grow"),
+    h("span.sub.num", {}, run.elapsed_s ? `${duration(run.elapsed_s)}${left}` : "")), bar,
+    h("div.kpis", {}, run.stats.map((stat) => h("div.kpi", {}, h("div.l", {}, stat.label), h("div.v.num", {}, stat.value, stat.note ? h("small", {}, stat.note) : null)))));
+}
+
+function taskTable(run) {
+  const titles = ["Task", "Base", "Now", "Change", "Train", "Loss share", "Supervised tokens"];
+  const cell = (task) => {
+    const better = task.change === null ? "" : task.change < -0.001 ? "down" : task.change > 0.001 ? "up" : "";
+    return [h(better ? `td.n.${better}` : "td.n", {}, task.change === null ? "–" : `${task.change > 0 ? "+" : "−"}${Math.abs(task.change * 100).toFixed(1)} %`)];
+  };
+  const rows = run.tasks.map((task, i) => h("tr", {}, h("td", {}, h("span.who", {}, h("i.sw", { style: { background: color(i) } }), h("b", {}, task.name))), h("td.n", {}, fixed(task.base)), h("td.n", {}, fixed(task.eval)), ...cell(task),
+    h("td.n", {}, fixed(task.train)), h("td.n", {}, percent(task.share)), h("td.n", {}, count(task.tokens))));
+  return h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Tasks"), h("span.sub", {}, "held-out loss, nats per token")), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Tasks" },
+    h("table.tasks", {}, h("thead", {}, h("tr", {}, titles.map((title, i) => h(i ? "th.n" : "th", { scope: "col" }, title)))), h("tbody", {}, rows))));
+}
+
+function failureCard(run) {
+  if (!run.problem) return null;
+  return h("section.card.failure", { role: "alert" }, h("h2", {}, run.state === "lost" ? "The run was lost" : "The run failed"), h("p", {}, rich(run.problem)), run.fix ? h("p.fix", {}, "What to do: ", rich(run.fix)) : null,
+    h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Change the recipe and start again"));
+}
+
+function eventList(run) {
+  const lines = run.events.map((event) => h("div.ln", {}, h("span.ts", {}, event.time), h(`span.kind.${event.kind}`, {}, event.kind), h("span", {}, event.text)));
+  return h("div.st-log", { role: "log", "aria-label": "Events", tabindex: "0" }, lines.length ? lines : h("p.sub", {}, "Nothing yet."));
+}
+
+function copyBlock(label, text) {
+  const button = h("button.ibtn", { type: "button", onclick: async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  } }, "Copy");
+  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0" }, text));
+}

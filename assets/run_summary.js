@@ -1,0 +1,17 @@
+// The sticky summary of the New run page.  value: NewRunView as plain values; see studio/pages/new_run.py
+const FITS = { fits: ["ok", "fits"], tight: ["warn", "may just fit"], no: ["bad", "does not fit"], unknown: ["", "not known yet"] };
+const TODO = new Set(["tasks", "model_name_or_path"]); // not chosen yet is no mistake
+
+function draw(value) {
+  const [kind, words] = FITS[value.fit_state] || FITS.unknown;
+  const parts = value.fit_parts || [];
+  const fit = h("div.fit", {}, h(kind ? `span.pill.${kind}` : "span.pill", {}, h("i"), words), h("span", {}, value.fit_text || "Choose a model to see what it needs."));
+  const breakdown = parts.length ? h("details.parts", {}, h("summary", {}, "What the memory is made of"),
+    h("dl.facts", {}, parts.flatMap(([name, size]) => [h("dt", {}, name), h("dd.num", {}, size)]))) : null;
+  const facts = h("dl.facts", {}, (value.facts || []).flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", {}, text)]));
+  const problems = (value.problems || []).map((problem) => h(TODO.has(problem.field) && !problem.fix ? "li" : "li.bad", { "data-field": problem.field }, h("span.mark", { "aria-hidden": "true" }, TODO.has(problem.field) && !problem.fix ? "→" : "!"),
+    h("span", {}, rich(problem.problem), problem.fix ? h("span.fix", {}, " ", rich(problem.fix)) : null)));
+  const notes = (value.notes || []).map((text) => h("li", {}, h("span.mark", { "aria-hidden": "true" }, "i"), h("span", {}, text)));
+  root().replaceChildren(fit, ...[breakdown, facts].filter(Boolean),
+    problems.length || notes.length ? h("ul.notes", { role: "status", "aria-label": "Before the start" }, ...problems, ...notes) : "");
+}

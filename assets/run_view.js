@@ -1,0 +1,88 @@
+// The run page: polls the run's JSON, keeps the curves, draws the parts.  Pauses while the tab is hidden.
+const runId = new URL(location.href).searchParams.get("id") || "";
+const chart = new LossChart();
+const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), events: h("div"), log: h("pre.st-log", { tabindex: "0", "aria-label": "Log" }), config: h("div") };
+let known = null, curves = null, config = null, failures = 0, busy = "";
+
+function draw() {
+  if (!root().childElementCount) layout();
+}
+
+function layout() {
+  if (!runId) { root().replaceChildren(h("p.card.empty", {}, "No run was chosen. ", h("a", { href: "/runs" }, "All runs"))); return; }
+  const panels = [["Curves", [chart.node, slots.tasks]], ["Events", [slots.events]], ["Log", [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log)]], ["Recipe", [slots.config]]];
+  const bodies = panels.map(([title, nodes], i) => h("div.panel-body", { role: "tabpanel", id: `run-panel-${i}`, "aria-labelledby": `run-tab-${i}`, hidden: i > 0 }, nodes));
+  const tabs = h("div.tabs-line", { role: "tablist", "aria-label": "Parts of the run" });
+  const choose = (chosen) => { [...tabs.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; }); tabs.children[chosen].focus(); };
+  panels.forEach(([title], i) => tabs.append(h("button", { type: "button", role: "tab", id: `run-tab-${i}`, "aria-controls": `run-panel-${i}`, "aria-selected": String(i === 0), tabIndex: i ? -1 : 0, onclick: () => choose(i),
+    onkeydown: (event) => { const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key]; if (move) choose((i + move + panels.length) % panels.length); } }, title)));
+  root().replaceChildren(slots.head, slots.failure, slots.progress, tabs, ...bodies);
+  slots.head.replaceChildren(h("p.card.empty", {}, "Reading the run …"));
+  document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") poll(); });
+  poll();
+}
+
+async function act(action) {
+  busy = action;
+  head(known);
+  tell("submit", { id: runId, action, nonce: Date.now() });
+  setTimeout(() => { busy = ""; if (known) head(known); }, 2500);
+}
+
+function head(run) {
+  const can = run.actions;
+  const button = (action, text, extra = "") => (can[action] ? h(`button.button${extra}`, { type: "button", id: `run-${action}`, disabled: busy !== "", onclick: () => act(action) }, text) : null);
+  const stop = can.stop ? h("button.button.danger", { type: "button", id: "run-stop", disabled: busy !== "", onclick: async () => { if (await ask({ title: "Stop this run?", body: "It ends after the current step and writes a checkpoint. You can resume it later.", go: "Stop and save" })) act("stop"); } }, "Stop and save") : null;
+  const cancel = run.state === "stopping" ? h("button.button.danger", { type: "button", id: "run-cancel", onclick: async () => { if (await ask({ title: "End it now?", body: "The processes are ended at once. Steps since the last checkpoint are lost.", go: "End now", keep: "Wait" })) act("cancel"); } }, "End now") : null;
+  const link = (page, text, extra) => (can.use ? h(`a.button${extra}`, { href: `/${page}?run=${encodeURIComponent(run.id)}`, id: `run-${page}` }, text) : null);
+  const over = run.state === "finished" || run.state === "stopped";
+  const alive = ["preparing", "running", "stopping"].includes(run.state);
+  slots.head.replaceChildren(h("div.run-head", {}, h("div.st-run", {}, h("div.title", {}, h("h1", {}, run.name), h(`span.pill${run.tone ? `.${run.tone}` : ""}${run.state === "running" ? ".live" : ""}`, { role: "status", id: "run-state" }, h("i"), failures > 2 ? "Reconnecting …" : run.word)),
+    h("div.meta", {}, run.meta.map(([name, text]) => h("span", {}, `${name} `, h("b", {}, text))), alive ? h("span.calm", {}, "You can close this page: the run goes on.") : null)),
+    h("div.actions", {}, [button("save", "Checkpoint now"), button("resume", "Resume"), button("start", "Start"), link("export", "Merge", ""), link("chat", over ? "Chat with it" : "Chat", over ? ".primary" : ""), stop, cancel].filter(Boolean))));
+}
+
+function merge(run) {
+  if (run.reset || !curves) { curves = run.train; config = run.config || config; return; }
+  curves.step.push(...run.train.step);
+  curves.total.push(...run.train.total);
+  run.train.tasks.forEach((values, i) => curves.tasks[i].push(...values));
+}
+
+function show(run) {
+  merge(run);
+  known = run;
+  head(run);
+  const failure = failureCard(run);
+  slots.failure.replaceChildren(...(failure ? [failure] : []));
+  slots.progress.replaceChildren(progressCard(run));
+  chart.show(curves, run.eval, run.tasks.map((task) => task.name));
+  slots.tasks.replaceChildren(taskTable(run));
+  slots.events.replaceChildren(h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Events")), eventList(run)));
+  const atEnd = slots.log.scrollHeight - slots.log.scrollTop - slots.log.clientHeight < 24;
+  slots.log.textContent = run.log || "No log yet.";
+  if (atEnd) slots.log.scrollTop = slots.log.scrollHeight;
+  if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));
+  document.title = `${run.total ? `${Math.floor((run.step / run.total) * 100)} % · ` : ""}${run.name}`;
+}
+
+let timer = null;
+async function poll() {
+  clearTimeout(timer);
+  if (document.visibilityState === "visible") {
+    try {
+      const full = curves && curves.step.length > 2000; // ask for a thinned history instead of growing for ever
+      const query = new URLSearchParams({ id: runId, cursor: known && !full ? known.cursor : 0, generation: known && !full ? known.generation : -1 });
+      const answer = await fetch(`/studio/api/run.json?${query}`, { cache: "no-store" });
+      const run = await answer.json();
+      if (run.missing) { root().replaceChildren(h("p.card.empty", {}, run.missing, " ", h("a", { href: "/runs" }, "All runs"))); return; }
+      failures = 0;
+      show(run);
+    } catch (error) {
+      failures += 1;
+      if (known) head(known);
+    }
+  }
+  const over = known && ["finished", "stopped", "failed", "lost"].includes(known.state);
+  timer = setTimeout(poll, Math.min((over ? 5000 : 2000) * 2 ** Math.min(failures, 3), 15000));
+}

@@ -1,0 +1,49 @@
+"""JSON routes for what moves: the header and the live run.  Reads only; they cost the training nothing.
+
+Gradio's own events carry what people do; these carry what pages poll, without a queue in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from engine.contract.errors import UserError
+from engine.contract.files import finite, tail_text
+from engine.contract.rundir import open_run
+from studio.context import StudioContext
+from studio.logic import home
+from studio.logic.run import RunWatcher
+
+DOWNLOAD_LINES = 100_000
+
+
+def add_routes(app: FastAPI, context: StudioContext) -> None:
+    """Add `/studio/api/*` to the application."""
+    watcher = RunWatcher(context.root)
+
+    @app.get("/studio/api/header.json")
+    def header() -> Response:
+        return _json(asdict(home.header(context.root)))
+
+    @app.get("/studio/api/run.json")
+    def run(id: str = "", cursor: int = 0, generation: int = -1) -> Response:
+        try:
+            return _json(watcher.look(id, cursor=cursor, generation=generation))
+        except UserError as error:
+            return _json({"missing": error.problem, "fix": error.fix})
+
+    @app.get("/studio/api/log.txt")
+    def log(id: str = "") -> Response:
+        try:
+            text = tail_text(open_run(context.root.runs, id).log_file, max_lines=DOWNLOAD_LINES, max_bytes=64 * 2**20)
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
+        return PlainTextResponse(text, headers={"content-disposition": 'attachment; filename="train.log"'})
+
+
+def _json(value: Any) -> Response:
+    return JSONResponse(finite(value), headers={"cache-control": "no-store"})

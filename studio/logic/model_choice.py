@@ -1,0 +1,100 @@
+"""Which models can be chosen, where they are, and whether the hub could bring them.
+
+    model_choices(root) -> names
+    look_up(name, ...)  -> ModelInfo: shapes, and notes or problems: local, fetched at the start, or out of reach
+
+The hub is asked in a thread and its answer is kept for a minute; no page ever waits for a download here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from engine.contract.errors import Problem, UserError
+from engine.contract.model_facts import KNOWN_CONFIGS, known_config, read_config
+from engine.contract.models import STARTER_MODEL, find_local
+from engine.contract.places import DataRoot
+
+ANSWER_AGE_S = 60.0
+TIMEOUT_S = 4.0
+
+_lock = threading.Lock()
+_asked_at = 0.0
+_answer = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is known of a model before a run."""
+
+    config: dict[str, Any] | None
+    """Values of its config.json, or of our table; None if neither has it."""
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """Why a run with it cannot start here."""
+
+
+def model_choices(root: DataRoot) -> list[str]:
+    """Return models to choose from: those of the presets, then folders that people put into the models folder."""
+    folders = [path.parent for path in sorted(root.models.glob("*/config.json"))]
+    return [*KNOWN_CONFIGS, *(str(folder) for folder in folders if not (folder / "source.json").exists())]
+
+
+def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
+    """Say where a model is: on this disk, fetched at the start, or out of reach. Never raises."""
+    try:
+        local = find_local(name, root, revision=revision)
+    except UserError as error:
+        return ModelInfo(config=None, problems=error.problems)
+    config = (read_config(local) if local else None) or known_config(name)
+    if local:
+        return ModelInfo(config=config)
+    if name.lower() == STARTER_MODEL.lower():
+        return ModelInfo(config=config, notes=("The model is fetched when the run starts (about 0.3 GB, once).",))
+    if reason := why_unreachable(wait_s=0.3):
+        text = f"{name} is not on this machine and the hub cannot be reached: {reason}"
+        fix = "choose a model that is on this machine, or a local folder."
+        return ModelInfo(config=config, problems=(Problem(problem=text, fix=fix, field="model_name_or_path"),))
+    return ModelInfo(
+        config=config, notes=("The model is not on this machine yet: it is downloaded when the run starts.",)
+    )
+
+
+def why_unreachable(*, wait_s: float = 0.0) -> str:
+    """Return why the hub cannot be reached; empty if it can, or while nobody knows.
+
+    Args:
+        wait_s: Wait at most this long for the first answer.
+    """
+    global _asked_at
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return "HF_HUB_OFFLINE is set."
+    with _lock:
+        stale = not _asked_at or time.monotonic() - _asked_at > ANSWER_AGE_S
+        if stale:
+            _asked_at = time.monotonic()
+    if stale:
+        thread = threading.Thread(target=_ask, daemon=True)
+        thread.start()
+        thread.join(wait_s)
+    return _answer
+
+
+def _ask() -> None:
+    global _answer
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "mft-studio"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+            _answer = ""
+    except urllib.error.HTTPError:
+        _answer = ""  # it answers, if only to refuse
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        _answer = f"{endpoint} does not answer ({str(reason)[:120]})."

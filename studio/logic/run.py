@@ -1,0 +1,271 @@
+"""The Run page: a run directory as plain values, and what people may ask of a run.
+
+`RunWatcher` keeps one snapshot per run for all viewers: files are read from a byte offset, a viewer gets what is new
+since its cursor.  A resumed run repeats steps; then the later row wins and viewers are told to start over (`generation`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.contract.errors import UserError
+from engine.contract.files import tail_text
+from engine.contract.metrics import task_key
+from engine.contract.places import DataRoot
+from engine.contract.recipe import Recipe
+from engine.contract.recipe_io import dump_recipe
+from engine.contract.rundir import TERMINAL, RunDir, effective_state, open_run, request
+from engine.launch.command import cli_equivalent, display_command
+from engine.launch.supervisor import start_run
+from studio.charts import eval_series, thin, train_series
+
+KEPT_RUNS = 16
+LOG_LINES = 40
+EVENTS_SHOWN = 200
+
+STATE_WORDS: dict[str, tuple[str, str]] = {
+    "queued": ("", "Waiting"),
+    "preparing": ("warn", "Preparing"),
+    "running": ("ok", "Running"),
+    "stopping": ("warn", "Stopping"),
+    "finished": ("ok", "Finished"),
+    "stopped": ("warn", "Stopped"),
+    "failed": ("bad", "Failed"),
+    "lost": ("bad", "Lost"),
+}
+"""Tone and word of every state."""
+
+
+@dataclass
+class _Snapshot:
+    """What is known of one run's streams."""
+
+    run: RunDir
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    evals: dict[int, dict[str, Any]] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    metrics_offset: int = 0
+    events_offset: int = 0
+    generation: int = 0
+
+    def update(self) -> None:
+        """Read what was appended since the last time."""
+        rows, self.metrics_offset = self.run.metrics(self.metrics_offset)
+        for row in rows:
+            step = row.get("step")
+            if not isinstance(step, int):
+                continue
+            if "eval/loss" in row:
+                self.evals[step] = row
+            if "train/loss" not in row:
+                continue
+            if self.order and step <= self.order[-1]:  # resumed from an earlier step: the later row wins
+                self.order = [known for known in self.order if known < step]
+                self.generation += 1
+            self.order.append(step)
+            self.rows[step] = row
+        events, self.events_offset = self.run.events(self.events_offset)
+        self.events = [*self.events, *events][-EVENTS_SHOWN:]
+
+
+class RunWatcher:
+    """Snapshots of the runs that people look at, shared by all viewers.
+
+    Args:
+        root: The data root.
+    """
+
+    def __init__(self, root: DataRoot) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._snapshots: OrderedDict[str, _Snapshot] = OrderedDict()
+
+    def look(self, run_id: str, *, cursor: int = 0, generation: int = -1) -> dict[str, Any]:
+        """Return the run as it is now.
+
+        Args:
+            run_id: Name of the run.
+            cursor: Training points the viewer has.
+            generation: What the viewer got last; another number than ours means: start over.
+
+        Raises:
+            UserError: If there is no such run.
+        """
+        run = open_run(self.root.runs, run_id)
+        with self._lock:
+            snapshot = self._snapshots.pop(run_id, None) or _Snapshot(run)
+            self._snapshots[run_id] = snapshot
+            while len(self._snapshots) > KEPT_RUNS:
+                self._snapshots.popitem(last=False)
+            snapshot.update()
+            return _view(run, snapshot, cursor, generation)
+
+
+def request_action(root: DataRoot, run_id: str, action: str) -> str:
+    """Carry out a button of the page and return a sentence about it.
+
+    Raises:
+        UserError: If it cannot be done.
+    """
+    run = open_run(root.runs, run_id)
+    state = effective_state(run)
+    if action in ("stop", "save", "cancel"):
+        if state not in ("preparing", "running", "stopping"):
+            raise UserError("The run is not running.", fix="reload the page.")
+        request(run, action)  # type: ignore[arg-type]
+        return {
+            "stop": "It stops after the current step, with a checkpoint.",
+            "save": "A checkpoint is written after the current step.",
+            "cancel": "The processes are being ended.",
+        }[action]
+    if action == "resume":
+        if not run.checkpoint_dirs():
+            raise UserError("There is no checkpoint to continue from.", fix="start a new run from the same recipe.")
+        start_run(run, resume_from="latest")
+        return "The run continues from its newest checkpoint."
+    if action == "start":
+        start_run(run)
+        return "The run starts."
+    raise UserError(f"There is no action {action[:40]!r}.", fix="reload the page.")
+
+
+def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dict[str, Any]:
+    recipe, status, state = run.recipe(), run.status(), effective_state(run)
+    attempt = run.last_attempt()
+    names = [task.name for task in recipe.tasks]
+    reset = generation != snapshot.generation or cursor > len(snapshot.order)
+    fresh = [snapshot.rows[step] for step in snapshot.order[0 if reset else cursor :]]
+    evaluations = [snapshot.evals[step] for step in sorted(snapshot.evals)]
+    tone, word = STATE_WORDS[state]
+    checkpoints = [int(path.name[5:]) for path in run.checkpoint_dirs()]
+    last = snapshot.rows[snapshot.order[-1]] if snapshot.order else {}
+    problem = (attempt.problem, attempt.fix) if attempt and state == "failed" else ("", "")
+    if state == "lost":
+        problem = ("The processes of this run are gone without a last word.", "resume from the newest checkpoint.")
+    elapsed, remaining = _times(status, state, attempt.ended_at if attempt else 0.0)
+    return {
+        "id": run.id,
+        "name": recipe.display_name,
+        "state": state,
+        "tone": tone,
+        "word": word,
+        "phase": status.phase if state in ("preparing", "running", "stopping") else "",
+        "meta": _meta(recipe, attempt.started_at if attempt else 0.0),
+        "step": status.step,
+        "total": status.total_steps,
+        "elapsed_s": elapsed,
+        "remaining_s": remaining,
+        "stats": _stats(last, evaluations, status.epoch),
+        "tasks": _tasks(names, snapshot, evaluations),
+        "checkpoints": checkpoints,
+        "best": _best(evaluations),
+        "problem": problem[0],
+        "fix": problem[1],
+        "actions": _actions(state, checkpoints),
+        "generation": snapshot.generation,
+        "cursor": len(snapshot.order),
+        "reset": reset,
+        "train": train_series(thin(fresh, "train/loss"), names),
+        "eval": eval_series(evaluations, names),
+        "events": [_event(event) for event in snapshot.events],
+        "log": tail_text(run.log_file, max_lines=LOG_LINES),
+        **({"config": _config(run, recipe)} if reset else {}),
+    }
+
+
+def _actions(state: str, checkpoints: list[int]) -> dict[str, bool]:
+    over = state in TERMINAL
+    return {
+        "stop": state in ("preparing", "running"),
+        "save": state == "running",
+        "resume": over and state != "finished" and bool(checkpoints),
+        "start": state == "queued" or (over and state != "finished" and not checkpoints),
+        "use": bool(checkpoints),
+    }
+
+
+def _meta(recipe: Recipe, started_at: float) -> list[tuple[str, str]]:
+    method = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}[recipe.method]
+    rank = f" r={recipe.lora.r}" if recipe.method != "full" else ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started_at)) if started_at else "not yet"
+    return [("Model", recipe.model_name_or_path), ("Method", method + rank), ("Started", when)]
+
+
+def _times(status: Any, state: str, ended_at: float) -> tuple[float, float | None]:
+    """Return seconds since the first step and seconds left; a clock that jumps never makes them negative."""
+    if not status.started_at:
+        return 0.0, None
+    until = ended_at or (status.updated_at if state in TERMINAL else time.time())
+    elapsed = max(0.0, until - status.started_at)
+    done = status.step - status.started_step
+    if state not in ("running", "stopping") or done < 2 or status.step >= status.total_steps:
+        return elapsed, None
+    until_step = max(0.0, status.updated_at - status.started_at)
+    return elapsed, max(0.0, until_step / done * (status.total_steps - status.step))
+
+
+def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], epoch: float) -> list[dict[str, str]]:
+    def number(value: Any, form: str) -> str:
+        return format(value, form) if isinstance(value, (int, float)) else "–"
+
+    base, newest = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+    change = ""
+    if len(evaluations) > 1 and base.get("eval/loss") and newest.get("eval/loss"):
+        change = f"{(newest['eval/loss'] / base['eval/loss'] - 1):+.1%} to the base model".replace("-", "−")
+    memory = last.get("perf/memory_bytes")
+    return [
+        {"label": "Training loss", "value": number(last.get("train/loss"), ".3f"), "note": ""},
+        {"label": "Evaluation loss", "value": number(newest.get("eval/loss"), ".3f"), "note": change},
+        {"label": "Throughput", "value": number(last.get("perf/tokens_per_second"), ",.0f"), "note": "tokens/s"},
+        {"label": "Tokens seen", "value": number(last.get("tokens_seen"), ",d"), "note": f"epoch {epoch:.2f}"},
+        {"label": "Learning rate", "value": number(last.get("optim/learning_rate"), ".2e"), "note": ""},
+        {"label": "Memory", "value": number(memory / 2**30 if memory else None, ".1f"), "note": "GiB"},
+    ]
+
+
+def _tasks(names: list[str], snapshot: _Snapshot, evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = [snapshot.rows[step] for step in snapshot.order]
+    table = []
+    for name in names:
+
+        def series(key: str, source: list[dict[str, Any]], name: str = name) -> list[float]:
+            values = [row.get(task_key(name, key)) for row in source]
+            return [value for value in values if isinstance(value, (int, float))]
+
+        train, evals, weights = (
+            series("loss", rows[-50:]),
+            series("eval_loss", evaluations),
+            series("weight", rows[-20:]),
+        )
+        table.append(
+            {
+                "name": name,
+                "train": sum(train[-10:]) / len(train[-10:]) if train else None,
+                "base": evals[0] if evals else None,
+                "eval": evals[-1] if len(evals) > 1 else None,
+                "change": evals[-1] / evals[0] - 1 if len(evals) > 1 and evals[0] else None,
+                "share": sum(weights) / len(weights) if weights else None,
+                "tokens": int(sum(series("num_tokens", rows))),
+            }
+        )
+    return table
+
+
+def _best(evaluations: list[dict[str, Any]]) -> int | None:
+    known = [row for row in evaluations if row["step"] > 0 and isinstance(row.get("eval/loss"), (int, float))]
+    return min(known, key=lambda row: row["eval/loss"])["step"] if known else None
+
+
+def _event(event: dict[str, Any]) -> dict[str, Any]:
+    when = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
+    return {"time": when, "kind": str(event.get("kind", "")), "text": str(event.get("text", ""))}
+
+
+def _config(run: RunDir, recipe: Recipe) -> dict[str, str]:
+    command = display_command(cli_equivalent("recipe.yaml", f"runs/{run.id}"))
+    return {"yaml": dump_recipe(recipe, all_fields=False), "command": command, "path": str(run.path)}

@@ -1,0 +1,30 @@
+"""The Run page: one run, live.  Curves and numbers come over `/studio/api/run.json`; buttons are events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from engine.contract.errors import UserError
+from studio.context import StudioContext
+from studio.islands import island
+from studio.logic.run import request_action
+
+
+def build(context: StudioContext) -> None:
+    """Add the page to the open route."""
+
+    def act(value: dict[str, Any] | None) -> dict[str, Any]:
+        asked = value or {}
+        try:
+            text = request_action(context.root, str(asked.get("id", "")), str(asked.get("action", "")))
+        except UserError as error:
+            return {"notes": [{"ok": False, "text": str(error)}]}
+        return {"notes": [{"ok": True, "text": text}]}
+
+    with gr.Column(elem_classes="page-run"):
+        notes = island(context.project, "notes", {}, elem_id="run-notes")
+        scripts = ("run_chart", "run_parts", "run_view")
+        view = island(context.project, scripts, {}, elem_id="run")
+    view.submit(act, view, notes, show_progress="hidden", api_name="run_act")

@@ -1,0 +1,222 @@
+"""Estimates before a run: counts against public figures, memory against measured sizes, sentences people read."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from engine.contract.errors import UserError
+from engine.contract.estimate import (
+    GIB,
+    TaskSize,
+    disk_bytes,
+    duration_text,
+    estimate_memory,
+    fit,
+    fit_recipe,
+    gigabytes,
+    steps_and_time,
+)
+from engine.contract.model_facts import KNOWN_CONFIGS, known_config, num_parameters, num_trainable, read_config
+from engine.contract.places import DataRoot
+from engine.contract.recipe import Recipe, TaskSection
+
+STARTER = KNOWN_CONFIGS["HuggingFaceTB/SmolLM2-135M-Instruct"]
+MIXTRAL = KNOWN_CONFIGS["mistralai/Mixtral-8x7B-v0.1"]
+CODELLAMA = KNOWN_CONFIGS["codellama/CodeLlama-7b-hf"]
+
+
+def recipe(
+    method: str = "lora", *, tasks: tuple[TaskSection, ...] = (TaskSection(name="a", path="a"),), **sections
+) -> Recipe:
+    values = {"model_name_or_path": "m", "method": method, "tasks": [task.model_dump() for task in tasks], **sections}
+    return Recipe.model_validate(values)
+
+
+def machine(*gpu_gib: float, used_gib: float = 0.0, ram_gib: float = 24.0) -> SimpleNamespace:
+    gpus = tuple(
+        SimpleNamespace(
+            index=i, name="GeForce RTX 4090", total_bytes=int(g * GIB), used_bytes=int(used_gib * GIB), bf16=True
+        )
+        for i, g in enumerate(gpu_gib)
+    )
+    return SimpleNamespace(gpus=gpus, cpu_count=2, cpu_bf16=True, ram_total=int(ram_gib * GIB))
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008),  # hub: safetensors metadata of each model
+        ("codellama/CodeLlama-7b-hf", 6_738_546_688),
+        ("codellama/CodeLlama-13b-hf", 13_016_028_160),
+        ("Qwen/Qwen2.5-Coder-7B", 7_615_616_512),
+        ("mistralai/Mixtral-8x7B-v0.1", 46_702_792_704),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(model, published):
+    assert num_parameters(KNOWN_CONFIGS[model]) == published
+
+
+def test_lora_trains_rank_times_in_plus_out_of_every_linear_layer():
+    """SmolLM2: q, o 576+576; k, v 576+192; gate, up, down 576+1536: 10176 per layer, 30 layers, r = 8."""
+    assert num_trainable(recipe(lora={"r": 8}), STARTER) == 8 * 30 * 10176
+    assert num_trainable(recipe(lora={"r": 8, "target_modules": ("q_proj", "v_proj")}), STARTER) == 8 * 30 * (
+        1152 + 768
+    )
+
+
+def test_adapters_leave_fused_experts_alone():
+    """Mixtral: only q, o (4096+4096) and k, v (4096+1024) of 32 layers get an adapter."""
+    assert num_trainable(recipe(lora={"r": 4}), MIXTRAL) == 4 * 32 * (2 * 8192 + 2 * 5120)
+
+
+def test_weights_and_optimizer_state_agree_with_measured_sizes():
+    """Measured on SmolLM2-135M: nf4 with double quantization 110 MB, bfloat16 269 MB, AdamW state 19.5 MB."""
+    quantized = dict(estimate_memory(recipe("qlora", lora={"r": 8}), STARTER).parts)
+    plain = dict(estimate_memory(recipe("lora", lora={"r": 8}), STARTER).parts)
+
+    assert quantized["weights"] == pytest.approx(110e6, rel=0.05)
+    assert plain["weights"] == pytest.approx(269e6, rel=0.01)
+    assert plain["optimizer"] == pytest.approx(19.5e6, rel=0.01)
+
+
+def test_qlora_of_a_mixture_of_experts_does_not_seem_to_fit_a_small_gpu():
+    """The experts stay in 16 bit: 45.1 of 46.7 billion weights x 2 bytes is above 90e9 bytes."""
+    memory = estimate_memory(recipe("qlora"), MIXTRAL)
+    answer = fit(recipe("qlora"), machine(24), MIXTRAL)
+
+    assert dict(memory.parts)["weights"] == pytest.approx(91.4e9, rel=0.01)
+    assert not answer.ok
+    assert answer.sentence.endswith("GPU 0 has 24 GB")
+
+
+def test_full_fine_tuning_holds_sixteen_bytes_per_weight():
+    parts = dict(estimate_memory(recipe("full"), CODELLAMA).parts)
+    assert parts["weights"] + parts["gradients"] + parts["optimizer"] == 16 * 6_738_546_688
+
+
+def test_the_parts_add_up_to_the_high_end_and_the_range_is_a_range():
+    for method in ("qlora", "lora", "full"):
+        memory = estimate_memory(recipe(method), STARTER)
+        assert sum(size for _, size in memory.parts) == memory.high_bytes
+        assert memory.low_bytes < memory.high_bytes
+
+
+def test_checkpointing_and_a_smaller_batch_need_less():
+    plain = estimate_memory(recipe(), CODELLAMA).high_bytes
+    assert estimate_memory(recipe(model={"gradient_checkpointing": True}), CODELLAMA).high_bytes < plain / 2
+    assert estimate_memory(recipe(optim={"per_device_train_batch_size": 1}), CODELLAMA).high_bytes < plain / 2
+
+
+def test_a_big_model_is_refused_on_a_cpu_and_the_starter_is_not():
+    big, small = fit(recipe("qlora"), machine(), CODELLAMA), fit(recipe(), machine(), STARTER)
+
+    assert not big.ok
+    assert big.sentence.startswith("needs a GPU with about ")
+    assert big.sentence.endswith(": 6.7 billion parameters are too many to train on a CPU; this machine has none")
+    assert small.ok
+    assert small.sentence.endswith("this machine has 24 GB of memory")
+
+
+def test_a_preset_card_needs_only_the_recipe(tmp_path):
+    root = DataRoot(tmp_path)
+    starter = recipe().model_copy(update={"model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"})
+
+    fits, sentence = fit_recipe(starter, machine(), root)
+    assert fits is True
+    assert sentence.startswith("Needs about ") and sentence.endswith("of memory.")
+    assert fit_recipe(recipe().model_copy(update={"model_name_or_path": "some/body"}), machine(), root)[0] is None
+    assert fit_recipe(recipe().model_copy(update={"model_name_or_path": "/nowhere"}), machine(), root)[0] is False
+
+
+def test_too_little_ram_is_refused():
+    assert not fit(recipe("full"), machine(ram_gib=1), STARTER).ok
+
+
+def test_memory_of_others_on_the_gpu_counts():
+    free, busy = fit(recipe("qlora"), machine(80), CODELLAMA), fit(recipe("qlora"), machine(80, used_gib=70), CODELLAMA)
+
+    assert free.ok
+    assert not busy.ok
+    assert "10 GB of it free" in busy.sentence
+
+
+def test_more_processes_than_gpus_and_a_missing_gpu_are_refused():
+    assert (
+        fit(recipe(launch={"num_processes": 2}), machine(24), STARTER).sentence == "asks for 2 GPUs; this machine has 1"
+    )
+    none = fit(recipe("qlora", launch={"device": "cuda"}), machine(), MIXTRAL)
+    assert not none.ok
+    assert none.needs_bytes > 85 * GIB
+    assert none.sentence.startswith("needs a GPU with about ")
+
+
+@pytest.mark.parametrize("config", [None, {}, {"hidden_size": "wide"}, {"model_type": "mamba", "hidden_size": 8}])
+def test_an_unknown_model_is_let_through_with_a_sentence(config):
+    answer = fit(recipe(), machine(24), config)
+    assert answer.ok
+    assert answer.sentence.startswith("memory unknown")
+
+
+def test_a_config_without_sizes_is_a_user_error():
+    with pytest.raises(UserError, match="hidden_size"):
+        num_parameters({"model_type": "resnet"})
+
+
+def test_steps_follow_batches_accumulation_and_held_out_rows():
+    """Task a: 100 used, 5 held out -> 95; task b has its own held-out file -> 40. 3 * 135 / 8 = 50.6."""
+    tasks = (
+        TaskSection(name="a", path="a"),
+        TaskSection(name="b", path="b", eval_path="h"),
+        TaskSection(name="c", path="c", weight=0),
+    )
+    sizes = [
+        TaskSize(num_used=100, num_bytes=9000),
+        TaskSize(num_used=40, num_bytes=4000, has_heldout=True),
+        TaskSize(num_used=9, num_bytes=1),
+    ]
+    chosen = recipe(tasks=tasks, optim={"gradient_accumulation_steps": 2, "num_train_epochs": 3})
+
+    plan = steps_and_time(chosen, sizes, STARTER, machine=machine())
+
+    assert plan.num_train == (95, 40, 0)
+    assert (plan.effective_batch, plan.steps) == (8, 51)
+    assert plan.seconds is not None and 0 < plan.seconds[0] < plan.seconds[1]
+
+
+def test_max_steps_and_max_samples_cut_the_run():
+    tasks = (TaskSection(name="a", path="a", max_samples=20),)
+    plan = steps_and_time(
+        recipe(tasks=tasks, optim={"max_steps": 7}), [TaskSize(num_used=100, num_bytes=1000)], None, machine=machine()
+    )
+
+    assert (plan.num_train, plan.steps, plan.seconds) == ((19,), 7, None)  # one of the 20 is held out
+    assert plan.epochs == pytest.approx(7 * 4 / 19)
+
+
+def test_no_examples_make_no_steps():
+    assert steps_and_time(recipe(), [TaskSize(num_used=0, num_bytes=0)], STARTER, machine=machine()).steps == 0
+
+
+def test_disk_counts_the_kept_checkpoints_and_the_one_being_written():
+    """r = 8: 2 442 240 trained weights, 12 bytes each, 3 + 1 checkpoints."""
+    assert disk_bytes(recipe(lora={"r": 8}), STARTER) == 4 * 12 * 2_442_240 + 20 * 2**20
+
+
+def test_ranges_are_written_as_people_say_them():
+    assert duration_text((100, 400)) == "2-7 min"
+    assert duration_text((4000, 20000)) == "1-6 h"
+    assert duration_text((10, 20)) == "under a minute"
+    assert gigabytes(24 * GIB) == "24 GB"
+    assert gigabytes(5 * 2**20) == "5 MB"
+
+
+def test_configs_are_found_by_any_case_and_read_from_a_folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 7}))
+
+    assert known_config("CODELLAMA/codellama-7b-HF") == CODELLAMA
+    assert known_config("somebody/else") is None
+    assert read_config(tmp_path) == {"hidden_size": 7}
+    assert read_config(tmp_path / "missing") is None
