@@ -4,6 +4,8 @@ const taskColor = (index) => cssColor(`--st-t${index % 8}`);
 const faded = (hex, part) => hex + Math.round(part * 255).toString(16).padStart(2, "0");
 const fixed = (value, digits = 3) => (value === null || value === undefined || !isFinite(value) ? "–" : value.toFixed(digits));
 
+const WHOLE_STEPS = [1, 10, 100, 1000, 10000, 100000].flatMap((power) => [power, 2 * power, 5 * power]);
+
 /** Exponential moving average that skips gaps; weight 0 returns the values themselves. */
 function smooth(values, weight) {
   let state = null;
@@ -68,7 +70,8 @@ class LossChart {
     this.plot.replaceChildren();
     const count = this.names.length, shown = (i) => !this.options.hidden.has(i);
     const strength = (i) => (this.options.lit < 0 || this.options.lit === i ? 1 : 0.18);
-    const line = (i, extra) => ({ show: shown(i), spanGaps: true, points: { show: false }, ...extra });
+    const lone = { show: () => this.train.step.length < 3, size: 6 }; // a line needs two points, a dot needs one
+    const line = (i, extra) => ({ show: shown(i), spanGaps: true, points: lone, ...extra });
     const all = Array.from({ length: count }, (_, i) => i);
     const series = [{}, ...all.map((i) => line(i, { stroke: () => faded(taskColor(i), (this.options.weight ? 0.25 : 0.9) * strength(i)), width: this.options.weight ? 1 : 1.5 })),
       ...all.map((i) => line(i, { show: shown(i) && this.options.weight > 0, stroke: () => faded(taskColor(i), strength(i)), width: 2 })),
@@ -76,7 +79,7 @@ class LossChart {
     const axis = (extra) => ({ stroke: () => cssColor("--st-text-3"), font: "12px system-ui, sans-serif", grid: { stroke: () => cssColor("--st-grid"), width: 1 }, ticks: { show: false }, ...extra });
     this.chart = new uPlot({ width: this.plot.clientWidth || 700, height: 320, padding: [10, 14, 0, 0], legend: { show: false }, series,
       scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1 } },
-      axes: [axis({ space: 80, size: 30 }), axis({ size: 46, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toFixed(tick < 1 ? 2 : 1))) })],
+      axes: [axis({ space: 80, size: 30, incrs: WHOLE_STEPS }), axis({ size: 46, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : tick.toFixed(tick < 1 ? 2 : 1))) })],
       cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false } },
       hooks: { setCursor: [() => this.hover()], setSelect: [(u) => this.select(u)] } }, this.data(), this.plot);
     this.chart.over.append(this.tip);

@@ -26,7 +26,7 @@ function header(value) {
 function skipped(value) {
   const rows = value.skipped.map(([line, reason]) => h("tr", {}, h("td.n", {}, line ? `line ${count(line)}` : ""), h("td", {}, reason)));
   const more = value.num_skipped - value.skipped.length;
-  return h("details", { open: value.skipped.length <= 12 }, h("summary", {}, `${count(value.num_skipped)} skipped rows`),
+  return h("details", { open: value.skipped.length <= 12 }, h("summary", {}, `${count(value.num_skipped)} skipped row${value.num_skipped === 1 ? "" : "s"}`),
     h("table.skipped", {}, h("tbody", {}, rows)), more > 0 ? h("p.sub", {}, `and ${count(more)} more`) : null);
 }
 

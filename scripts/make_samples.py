@@ -2,8 +2,8 @@
 
     stdlib source -> functions with a docstring -> one task each, by hash -> train and held-out files
 
-text-to-code (docstring -> function, `messages`), comment-generation (function -> docstring, MFTCoder's `chat_rounds`) and
-code-completion (first half -> rest, `messages`) are unequal in number and length on purpose: balancing has to matter.
+text-to-code (docstring -> function, `messages`), comment-generation (function -> docstring, MFTCoder's `chat_rounds`)
+and code-completion (first half -> rest, `messages`) are unequal in number and length: balancing has to matter.
 Run:  python scripts/make_samples.py
 """
 

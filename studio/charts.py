@@ -40,7 +40,7 @@ def thin(rows: Sequence[Row], key: str, *, limit: int = MAX_POINTS) -> list[Row]
 
 
 def train_series(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, Any]:
-    """Return the training curves of rows that hold `train/loss`: one x, one y per task; None where a task was absent."""
+    """Return the training curves of rows with `train/loss`: one x, one y per task; None where a task was absent."""
     return {
         "step": [row["step"] for row in rows],
         "total": [row.get("train/loss") for row in rows],

@@ -1,6 +1,6 @@
 """The frame around the pages: routes, theme, header, static files, guard.
 
-    browser -> Guard (who may speak) -> InjectPage (styles, header) -> our JSON routes | Gradio's pages
+browser -> Guard (who may speak) -> InjectPage (styles, header) -> our JSON routes | Gradio's pages
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ stroke-linecap="round" stroke-width="2.4" aria-hidden="true"><path d="M3 5c6 0 6
 <span>MFT Studio</span></a>
 <nav aria-label="Pages"><a href="/">Home</a><a href="/datasets">Datasets</a><a href="/new">New run</a>
 <a href="/runs">Runs</a><a href="/chat">Chat</a><a href="/export">Export</a></nav>
-<div class="grow"></div><a id="studio-live" class="live-chip" hidden></a><span id="studio-machine" class="machine"></span>
+<div class="grow"></div><a id="studio-live" class="live-chip" hidden></a>
+<span id="studio-machine" class="machine"></span>
 <button id="studio-theme" type="button" aria-label="Switch between light and dark"><svg width="18" height="18"
 viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round"
 aria-hidden="true"><path d="M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z"/></svg></button></header>

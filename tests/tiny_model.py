@@ -1,4 +1,4 @@
-"""A tiny random Llama with a tokenizer of one character per token, made in the test: no download, milliseconds a step."""
+"""A tiny random Llama with a tokenizer of one character per token: no download, milliseconds a step."""
 
 from __future__ import annotations
 

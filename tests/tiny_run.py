@@ -16,7 +16,12 @@ from tests.tiny_model import save_tiny_model
 
 def write_task(path: Path, count: int, words: str) -> Path:
     rows = [
-        {"messages": [{"role": "user", "content": f"{words} {i}"}, {"role": "assistant", "content": f"{words[::-1]} {i * 7}"}]}
+        {
+            "messages": [
+                {"role": "user", "content": f"{words} {i}"},
+                {"role": "assistant", "content": f"{words[::-1]} {i * 7}"},
+            ]
+        }
         for i in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -20,13 +20,9 @@ from engine.contract.errors import UserError
 from engine.contract.model_facts import (
     config_size,
     count_parameters,
-    known_config,
     num_parameters,
     num_trainable,
-    read_config,
 )
-from engine.contract.models import find_local
-from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 
 GIB = 2**30
@@ -42,7 +38,7 @@ TENSOR_FLOPS = {
 ACTIVATION_BYTES = {("lora", 2): 2.35, ("lora", 4): 3.4, ("full", 2): 3.2, ("full", 4): 3.9}
 """(adapter or full, bytes of the computing type) -> bytes kept for the backward pass per number of the formula below;
 counted with `saved_tensors_hooks` on a two-layer Llama (sdpa, LoRA on all linear layers), torch 2.13."""
-CPU_FLOPS_PER_CORE = (12e9, 55e9)
+CPU_FLOPS_PER_CORE = (20e9, 55e9)
 """Training operations per second and core, slow and fast; SmolLM2-135M ran at 36e9 (float32) to 52e9 (bfloat16)."""
 
 
@@ -138,7 +134,7 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
         logits       10 V per supervised token, where alone the head is computed: number, float32 copy, gradient
         overhead     CUDA context or Python and torch, and 5 % fragmentation
 
-    The low end takes 0.7 of the activations (rows shorter than `max_length`) and a quarter of the tokens supervised;
+    The low end takes 0.4 of the activations (rows shorter than `max_length`) and a quarter of the tokens supervised;
     the high end 1.1 of the activations and every token.
 
     Args:
@@ -163,7 +159,7 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
     activations, vocab = _activations(recipe, config, tokens, number), config_size(config, "vocab_size")
     logits_low, logits_high = tokens * vocab * 10 // 4, tokens * vocab * 10
     fixed, base = weights + adapter + (4 + 8) * trained, int(0.8 * GIB)
-    low = fixed + int(0.7 * activations) + logits_low + base
+    low = fixed + int(0.4 * activations) + logits_low + base
     overhead = base + (fixed + activations) // 20
     parts = [("weights", weights), ("adapter", adapter), ("gradients", 4 * trained), ("optimizer", 8 * trained),
              ("activations", int(1.1 * activations)), ("logits", logits_high), ("overhead", overhead)]  # fmt: skip
@@ -189,17 +185,6 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
     if memory is None or config is None:
         return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
     return _fit_gpus(recipe, gpus, memory) if gpus else _fit_cpu(machine, memory, num_parameters(config))
-
-
-def fit_recipe(recipe: Recipe, machine: MachineLike, root: DataRoot) -> tuple[bool | None, str]:
-    """Return whether the recipe fits here (None = cannot be told) and a sentence. Looks the shapes up; never raises."""
-    try:
-        local = find_local(recipe.model_name_or_path, root, revision=recipe.model.revision)
-    except UserError as error:
-        return False, error.problem
-    answer = fit(recipe, machine, (read_config(local) if local else None) or known_config(recipe.model_name_or_path))
-    known = answer.ok if answer.memory is not None or not answer.ok else None
-    return known, answer.sentence[:1].upper() + answer.sentence[1:] + "."
 
 
 def steps_and_time(

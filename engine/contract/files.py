@@ -1,8 +1,8 @@
 """Write and read the small files of a run so that a reader never sees half of one.
 
-    replace_text  temp file in the same folder -> flush -> fsync -> rename       one writer, any number of readers
-    append_json   one whole line per write, O_APPEND                            streams
-    read_rows     from a byte offset to the last newline                        tails, torn last line ignored
+replace_text  temp file in the same folder -> flush -> fsync -> rename       one writer, any number of readers
+append_json   one whole line per write, O_APPEND                            streams
+read_rows     from a byte offset to the last newline                        tails, torn last line ignored
 """
 
 from __future__ import annotations

@@ -54,10 +54,14 @@ def check_model_folder(folder: Path) -> Path:
         return UserError(problem, fix=fix, field="model_name_or_path")
 
     if not folder.is_dir():
-        raise refuse(f"There is no model folder {folder}.", "check the path, or use a Hugging Face id such as Qwen/Qwen2.5-0.5B.")
+        raise refuse(
+            f"There is no model folder {folder}.", "check the path, or use a Hugging Face id such as Qwen/Qwen2.5-0.5B."
+        )
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
-        raise refuse(f"The model folder {folder} has no readable config.json.", "choose the folder that save_pretrained wrote.")
+        raise refuse(
+            f"The model folder {folder} has no readable config.json.", "choose the folder that save_pretrained wrote."
+        )
     if not list(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         what = "only pickled weights (.bin), which can run code when loaded" if pickled else "no weights"

@@ -1,6 +1,6 @@
 """Where things lie on disk: one data root, chosen once.
 
-    $MFT_STUDIO_HOME or ~/.mft-studio   ->  runs/ datasets/ models/ cache/ tmp/
+$MFT_STUDIO_HOME or ~/.mft-studio   ->  runs/ datasets/ models/ cache/ tmp/
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     recipe.yaml --load_recipe--> Recipe (frozen, validated) --dump_recipe--> the same YAML
 
-One schema owns every name, default, limit, unit and help text: forms, docs, presets and the command line derive from it.
-The docstring under a field is its tooltip.  Reading, writing and overriding live in `engine.contract.recipe_io`.
+One schema owns every name, default, limit, unit and help text: forms, docs, presets and the command line derive from
+it.  The docstring under a field is its tooltip.  Reading, writing and overriding live in `engine.contract.recipe_io`.
 """
 
 from __future__ import annotations

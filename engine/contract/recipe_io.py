@@ -1,7 +1,7 @@
 """Read, write and override recipes, with a human sentence for every mistake.
 
-    text -> yaml (no aliases, 1 MB at most) -> Recipe | UserError with *all* problems, each with its dotted field
-    Recipe -> text: load_recipe(dump_recipe(recipe)) == recipe
+text -> yaml (no aliases, 1 MB at most) -> Recipe | UserError with *all* problems, each with its dotted field
+Recipe -> text: load_recipe(dump_recipe(recipe)) == recipe
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", self.peek_event().start_mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -95,7 +96,9 @@ def recipe_from_values(values: dict[str, Any], *, source: str = "the recipe") ->
         problems = error.errors()
         inner = [p for p in problems if len(p["loc"]) > 1]
         # pydantic drops invalid items and then reports a list as too short: say only the true cause
-        told = [p for p in problems if not (p["type"] == "too_short" and any(i["loc"][0] == p["loc"][0] for i in inner))]
+        told = [
+            p for p in problems if not (p["type"] == "too_short" and any(i["loc"][0] == p["loc"][0] for i in inner))
+        ]
         raise UserError.of([_humane(problem, source) for problem in told]) from None
 
 
@@ -113,7 +116,9 @@ def load_recipe(path: Path) -> Recipe:
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name} is not UTF-8 text (byte {error.start}).", fix="save it as UTF-8.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.", fix="check the path and its permissions.") from None
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}.", fix="check the path and its permissions."
+        ) from None
     return absolute_paths(parse_recipe(text, source=path.name), path.resolve().parent)
 
 

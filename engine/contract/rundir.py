@@ -159,17 +159,60 @@ class RunDir:
         """Name of the directory: the run's id."""
         return self.path.name
 
-    recipe_file = property(lambda self: self.path / "recipe.yaml")
-    status_file = property(lambda self: self.path / "status.json")
-    control_file = property(lambda self: self.path / "control.json")
-    metrics_file = property(lambda self: self.path / "metrics.jsonl")
-    events_file = property(lambda self: self.path / "events.jsonl")
-    report_file = property(lambda self: self.path / "data" / "report.json")
-    log_file = property(lambda self: self.path / "logs" / "train.log")
-    attempts = property(lambda self: self.path / "attempts")
-    errors = property(lambda self: self.path / "errors")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    merged = property(lambda self: self.path / "merged")
+    @property
+    def recipe_file(self) -> Path:
+        """The frozen recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def status_file(self) -> Path:
+        """Where the run is; written by rank 0."""
+        return self.path / "status.json"
+
+    @property
+    def control_file(self) -> Path:
+        """What people ask for."""
+        return self.path / "control.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One row per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        """Decisions and milestones."""
+        return self.path / "events.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        """What became of every task's rows."""
+        return self.path / "data" / "report.json"
+
+    @property
+    def log_file(self) -> Path:
+        """Raw output of all ranks."""
+        return self.path / "logs" / "train.log"
+
+    @property
+    def attempts(self) -> Path:
+        """Folder of the attempts."""
+        return self.path / "attempts"
+
+    @property
+    def errors(self) -> Path:
+        """Folder of the ranks' last words."""
+        return self.path / "errors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def merged(self) -> Path:
+        """Folder of the merged models."""
+        return self.path / "merged"
 
     def recipe(self) -> Recipe:
         """Return the frozen recipe.
@@ -301,4 +344,4 @@ def effective_state(run: RunDir) -> State:
 
 
 def _end_state(end: str) -> State:
-    return end if end in TERMINAL else "failed"  # type: ignore[return-value]
+    return next((state for state in TERMINAL if state == end), "failed")

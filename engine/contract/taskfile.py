@@ -1,6 +1,6 @@
 """A task file -> examples, every record accounted for.
 
-    path -> regular file, sane bytes -> lines (b"\\n" only) -> strict UTF-8, strict JSON -> Example | SkippedRow(line, reason)
+    path -> regular file, sane bytes -> lines (b"\\n" only) -> strict UTF-8, strict JSON -> Example | SkippedRow
 
 used + skipped = records, always.  Streams JSON Lines in bounded memory; a .json list is read whole up to a limit.
 Nothing is repaired: stored text equals source text.  This version reads JSON Lines and JSON.
@@ -253,7 +253,9 @@ def _whole_json(path: Path, file: BinaryIO, tally: _Tally, notes: list[str]) -> 
     tally.digest.update(data)
     if len(data) > MAX_JSON_BYTES:
         limit = f"{MAX_JSON_BYTES >> 20} MiB"
-        raise UserError(f"{path.name} is larger than {limit}, too large for one JSON value.", fix="save it as JSON Lines.")
+        raise UserError(
+            f"{path.name} is larger than {limit}, too large for one JSON value.", fix="save it as JSON Lines."
+        )
     try:
         value = parse_strict(data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -31,7 +31,9 @@ class MixtureDataset(Dataset[TaskExample]):
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         # a task of weight 0 is only evaluated
-        self._items = [(index, example) for index, task in enumerate(tasks) if task.weight > 0 for example in task.train]
+        self._items = [
+            (index, example) for index, task in enumerate(tasks) if task.weight > 0 for example in task.train
+        ]
 
     def __len__(self) -> int:
         return len(self._items)

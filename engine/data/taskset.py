@@ -131,9 +131,7 @@ def _choose(examples: list[Example], limit: int | None, seed: int) -> list[Examp
     return [examples[i] for i in sorted(ranked[:limit])]
 
 
-def _load_task(
-    section: TaskSection, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Task, TaskReport]:
+def _load_task(section: TaskSection, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Task, TaskReport]:
     examples, scan = load_examples(Path(section.path))
     examples = _choose(examples, section.max_samples, recipe.seed)
     if section.eval_path:

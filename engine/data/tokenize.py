@@ -4,8 +4,8 @@
     input_ids              =  each piece encoded by itself               exactly what generation will see and make
     labels                 =  -100 on prompts, the ids on answers, up to and including the end-of-turn token
 
-The template is the tokenizer's own; a base model without one gets MFTCoder's role markers.  Words in the data that spell
-a special token stay words: a piece that contains one is encoded with `split_special_tokens`.
+The template is the tokenizer's own; a base model without one gets MFTCoder's role markers.  Words in the data that
+spell a special token stay words: a piece that contains one is encoded with `split_special_tokens`.
 """
 
 from __future__ import annotations

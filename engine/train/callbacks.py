@@ -1,7 +1,7 @@
 """What happens around the steps: record, evaluate, obey, save.  No loss is computed here.
 
-    before the first step   base evaluation (step 0)
-    after each step         status; a row of metrics; control.json and signals (rank 0); evaluation; checkpoint; stop
+before the first step   base evaluation (step 0)
+after each step         status; a row of metrics; control.json and signals (rank 0); evaluation; checkpoint; stop
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ class RunCallback(TrainerCallback):
         }
         if trainer.last_grad_norm is not None:
             row["optim/grad_norm"] = float(trainer.last_grad_norm)
-        for task, nll, count, share in zip(
-            trainer.tasks, sums["nll"], sums["num_tokens"], sums["share"], strict=True
-        ):
+        for task, nll, count, share in zip(trainer.tasks, sums["nll"], sums["num_tokens"], sums["share"], strict=True):
             if count:  # an absent task has no point: 0 would be a lie
                 row[task_key(task.name, "loss")] = nll / count
                 row[task_key(task.name, "num_tokens")] = int(count)

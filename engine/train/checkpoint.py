@@ -2,7 +2,7 @@
 
     write into .tmp-step-N -> drop pickled leftovers -> fsync files -> manifest with sizes and hashes -> rename -> prune
 
-A directory named `step-NNNNNN` is complete; whoever resumes still verifies it and falls back to an older one, saying so.
+A directory named `step-NNNNNN` is complete; whoever resumes verifies it and falls back to an older one, saying so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.contract.rundir import RunDir
 
 MANIFEST = "manifest.json"
 PICKLED = ("training_args.bin",)
-"""Files the Trainer writes for its own record; a recipe does that better, and pickles do not belong in a model folder."""
+"""Files of the Trainer's own record; the recipe does that better, and pickles do not belong in a model folder."""
 
 
 def finish_checkpoint(folder: Path, run: RunDir, *, step: int) -> Path:

@@ -162,14 +162,16 @@ def _explain(error: BaseException) -> Problem:
     """Return a sentence and a way out for an exception that is not a `UserError`."""
     text = str(error)
     if "out of memory" in text.lower() or isinstance(error, MemoryError):
-        fix = "halve optim.per_device_train_batch_size and double optim.gradient_accumulation_steps: the loss stays equal."
+        fix = "halve the batch size and double gradient_accumulation_steps: the loss stays equal."
         return Problem(problem="Out of memory.", fix=fix, field="optim.per_device_train_batch_size")
     if isinstance(error, OSError) and error.errno == 28:
         return Problem(problem="The disk is full.", fix="free some space, then resume.")
     if isinstance(error, KeyboardInterrupt):
         return Problem(problem="Interrupted from the keyboard.", fix="resume from the last checkpoint.")
     first = text.splitlines()[0][:300] if text else ""
-    return Problem(problem=f"{type(error).__name__}: {first}", fix="read the log; this looks like a fault of the program.")
+    return Problem(
+        problem=f"{type(error).__name__}: {first}", fix="read the log; this looks like a fault of the program."
+    )
 
 
 if __name__ == "__main__":

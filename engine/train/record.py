@@ -67,7 +67,9 @@ class RunRecord:
         """Append one event: a decision, a milestone or a warning, with its reason in words."""
         if self.rank == 0:
             at = self.status.step if step is None else step
-            append_json(self.run.events_file, {"time": time.time(), "step": at, "kind": kind, "text": text, "data": data})
+            append_json(
+                self.run.events_file, {"time": time.time(), "step": at, "kind": kind, "text": text, "data": data}
+            )
 
     def error(self, problem: Problem, exception: BaseException) -> None:
         """Write this rank's last words; every rank has a file of its own."""

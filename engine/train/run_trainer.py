@@ -53,7 +53,7 @@ class RunTrainer(MultiTaskTrainer):
 
 
 def total_steps(recipe: Recipe, num_examples: int) -> int:
-    """Return the optimizer steps of a run over `num_examples` training examples; a last, partial batch is a step too."""
+    """Return the optimizer steps of a run over `num_examples` examples; a last, partial batch is a step too."""
     optim = recipe.optim
     per_step = optim.per_device_train_batch_size * optim.gradient_accumulation_steps * recipe.launch.num_processes
     return optim.max_steps or max(1, math.ceil(optim.num_train_epochs * num_examples / per_step))

@@ -1,7 +1,7 @@
 """`MultiTaskTrainer`: transformers' Trainer with a multi-task loss that is exact over the optimizer step.
 
     get_batch_samples   window = all micro-batches of the step; counts = all_reduce(supervised tokens per task + flag)
-    compute_loss        coefficients from the counts -> head at supervised positions only -> sum c * nll, times world size
+    compute_loss        coefficients -> head at supervised positions only -> sum of c * nll, times the world size
     evaluate_tasks      per task: sum of nll / sum of tokens over all ranks
 
 The Trainer keeps what users trust it for: sharding, precision, optimizers, schedules.  We own the counts, the loss, the

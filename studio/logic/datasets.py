@@ -221,7 +221,9 @@ def _first_warning(report: TaskReport | None) -> str:
     if report is None:
         return ""
     return (
-        report.warnings[0] if report.warnings else (f"{report.num_skipped} rows skipped" if report.num_skipped else "")
+        report.warnings[0]
+        if report.warnings
+        else (f"{report.num_skipped} row{'s' * (report.num_skipped != 1)} skipped" if report.num_skipped else "")
     )
 
 

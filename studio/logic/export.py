@@ -33,7 +33,11 @@ def look(root: DataRoot, run_id: str, checkpoint: str) -> dict[str, Any]:
         ("Free disk", f"{free_bytes(run.path) / GIB:.0f} GiB"),
     ]
     job = JobStatus.read(_status_file(run))
-    return {"facts": facts, "job": _job(run, job), "merged": [_merged(path) for path in sorted(run.merged.glob("*/merge.json"))]}
+    return {
+        "facts": facts,
+        "job": _job(run, job),
+        "merged": [_merged(path) for path in sorted(run.merged.glob("*/merge.json"))],
+    }
 
 
 def request_merge(root: DataRoot, run_id: str, checkpoint: str, name: str) -> str:
@@ -83,7 +87,13 @@ def _merged(file: Path) -> dict[str, Any]:
         f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
     )
-    return {"name": file.parent.name, "path": folder, "facts": facts, "transformers": snippet, "vllm": f"vllm serve '{folder}'"}
+    return {
+        "name": file.parent.name,
+        "path": folder,
+        "facts": facts,
+        "transformers": snippet,
+        "vllm": f"vllm serve '{folder}'",
+    }
 
 
 def _merged_bytes(run: RunDir, checkpoint: str, root: DataRoot) -> int:

@@ -92,11 +92,13 @@ def _card(path: Path, root: DataRoot, machine: Machine) -> PresetCard:
         return PresetCard(path.stem, path.stem, error.problem, "", "", (), error.fix, False)
     known = look_up(recipe.model_name_or_path, recipe.model.revision, root)
     verdict = fit(recipe, machine, known.config)
-    reasons = [verdict.sentence, *known.notes, *(problem.problem for problem in known.problems)]
-    need = ". ".join(reason.rstrip(".") for reason in reasons) + "."
+    # the New run page tells a model's problems in full; a card has one line for them
+    missing = ["the model is not on this machine and the hub is out of reach"] if known.problems else []
+    reasons = [verdict.sentence, *known.notes, *missing]
+    need = ". ".join(reason[:1].upper() + reason[1:].rstrip(".") for reason in reasons) + "."
     fits = verdict.ok and not known.problems
     method = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}[recipe.method]
     tasks = tuple(task.name for task in recipe.tasks)
     return PresetCard(
-        path.stem, recipe.display_name, recipe.description, recipe.model_name_or_path, method, tasks, need[:1].upper() + need[1:], fits
+        path.stem, recipe.display_name, recipe.description, recipe.model_name_or_path, method, tasks, need, fits
     )

@@ -296,7 +296,8 @@ def _facts(
         batch += f" ({' × '.join(parts)})"
     steps = f"{plan.steps:,} ({plan.epochs:.2f} epochs)" if plan.steps else "no examples chosen"
     gpus = () if recipe.launch.device == "cpu" else machine.gpus[: recipe.launch.num_processes]
-    where = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in gpus) or f"CPU, {machine.cpu_count} cores"
+    processor = f"CPU, {machine.cpu_count} cores" if recipe.launch.device != "cuda" else "a GPU, which is not here"
+    where = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in gpus) or processor
     facts = [("Effective batch", batch), ("Optimizer steps", steps)]
     if plan.seconds and fits.ok:
         facts.append(("Time, roughly", estimate.duration_text(plan.seconds)))

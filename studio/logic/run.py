@@ -1,7 +1,7 @@
 """The Run page: a run directory as plain values, and what people may ask of a run.
 
 `RunWatcher` keeps one snapshot per run for all viewers: files are read from a byte offset, a viewer gets what is new
-since its cursor.  A resumed run repeats steps; then the later row wins and viewers are told to start over (`generation`).
+since its cursor.  A resumed run repeats steps; then the later row wins and viewers start over (`generation`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class _Page:
 
     def __init__(self, context: StudioContext) -> None:
         self.root, self.project = context.root, context.project
-        self.client = ChatClient(context.project)
+        self.client = ChatClient(context.root.path / "chat.log")
 
     def build(self) -> None:
         """Lay out and wire."""
@@ -38,7 +38,9 @@ class _Page:
                 self.pick = gr.Dropdown([], label="Held-out prompt", elem_id="chat-pick", interactive=True, scale=4)
             self.columns = island(self.project, "chat_columns", chat.empty_view(), elem_id="chat")
             with gr.Column(elem_classes="st-panel"):
-                self.question = gr.Textbox(label="Question", lines=4, max_lines=14, elem_id="chat-question", interactive=True)
+                self.question = gr.Textbox(
+                    label="Question", lines=4, max_lines=14, elem_id="chat-question", interactive=True
+                )
                 with gr.Row():
                     self.send = gr.Button("Ask both", variant="primary", elem_id="chat-send")
                     self.stop = gr.Button("Stop", elem_id="chat-stop")
@@ -49,7 +51,9 @@ class _Page:
                     with gr.Row():
                         self.temperature = gr.Number(0.0, label="Temperature", minimum=0, maximum=2, interactive=True)
                         self.top_p = gr.Number(1.0, label="Top-p", minimum=0.01, maximum=1, interactive=True)
-                        self.tokens = gr.Number(200, label="Max new tokens", minimum=1, maximum=4096, precision=0, interactive=True)
+                        self.tokens = gr.Number(
+                            200, label="Max new tokens", minimum=1, maximum=4096, precision=0, interactive=True
+                        )
                         self.seed = gr.Number(0, label="Seed", minimum=0, precision=0, interactive=True)
             self.gold = gr.State("")
             self.histories = gr.State({side: [] for side in chat.SIDES})
@@ -65,7 +69,11 @@ class _Page:
             self.start_over, None, [self.columns, self.histories], api_name="chat_after_choice", **quiet
         )
         self.pick.input(
-            self.choose_prompt, [self.run, self.pick], [self.question, self.system, self.gold], api_name="chat_prompt", **quiet
+            self.choose_prompt,
+            [self.run, self.pick],
+            [self.question, self.system, self.gold],
+            api_name="chat_prompt",
+            **quiet,
         )
         inputs = [self.run, self.weights, self.question, self.system, self.gold, self.histories]
         sampling = [self.temperature, self.top_p, self.tokens, self.seed]
@@ -97,7 +105,9 @@ class _Page:
             items = chat.prompts(self.root, run_id or "")
         except UserError:
             weights, items = [], []
-        return gr.Dropdown(weights, value=weights[0] if weights else None), gr.Dropdown(chat.prompt_labels(items), value=None)
+        return gr.Dropdown(weights, value=weights[0] if weights else None), gr.Dropdown(
+            chat.prompt_labels(items), value=None
+        )
 
     def choose_prompt(self, run_id: str | None, index: int | None) -> tuple[str, str, str]:
         """Fill in a held-out prompt."""
@@ -112,7 +122,10 @@ class _Page:
         """Stream both answers into the columns."""
         temperature, top_p, tokens, seed = numbers
         sampling = chat.Sampling(
-            temperature=float(temperature or 0), top_p=float(top_p or 1), max_new_tokens=int(tokens or 200), seed=int(seed or 0)
+            temperature=float(temperature or 0),
+            top_p=float(top_p or 1),
+            max_new_tokens=int(tokens or 200),
+            seed=int(seed or 0),
         )
         for value in chat.answer(
             self.client,

@@ -29,7 +29,11 @@ def build(context: StudioContext) -> None:
         run_id = wanted if wanted in ids else (ids[0] if ids else "")
         names = checkpoints(run_id)
         first = names[0] if names else None
-        return gr.Dropdown(choices, value=run_id or None), gr.Dropdown(names, value=first), export.look(root, run_id, first or "")
+        return (
+            gr.Dropdown(choices, value=run_id or None),
+            gr.Dropdown(names, value=first),
+            export.look(root, run_id, first or ""),
+        )
 
     def choose(run_id: str | None) -> Any:
         try:
@@ -56,7 +60,14 @@ def build(context: StudioContext) -> None:
             with gr.Row():
                 run = gr.Dropdown([], label="Run", elem_id="export-run", interactive=True, scale=3)
                 checkpoint = gr.Dropdown([], label="Checkpoint", elem_id="export-checkpoint", interactive=True, scale=2)
-                name = gr.Textbox("", label="Name of the result", placeholder="merged", elem_id="export-name", interactive=True, scale=2)
+                name = gr.Textbox(
+                    "",
+                    label="Name of the result",
+                    placeholder="merged",
+                    elem_id="export-name",
+                    interactive=True,
+                    scale=2,
+                )
             start = gr.Button("Merge", variant="primary", elem_id="export-merge")
         view = island(project, "export_view", {}, elem_id="export-view")
 

@@ -50,7 +50,7 @@ class _Page:
         self.form = Widgets()
 
     def layout(self) -> None:
-        """Lay the four parts out: three cards on the left, the sticky summary on the right."""
+        """Lay the parts out: tasks, model, settings and the recipe on the left, the sticky summary on the right."""
         self.head = island(self.project, "page_head", {"title": "New run", "text": ""}, elem_id="new-head")
         self.token, self.by_steps = gr.State(""), gr.State(False)
         with gr.Row(elem_classes="page-new", equal_height=False):
@@ -65,6 +65,7 @@ class _Page:
                 with gr.Column(elem_classes="st-panel"):
                     _title("Settings", "3")
                     self._settings()
+                self._recipe()
             with gr.Column(scale=4, min_width=320, elem_classes="summary"):
                 self._summary()
 
@@ -121,6 +122,8 @@ class _Page:
             self.summary = island(self.project, "run_summary", {}, elem_id="new-summary")
             self.start = gr.Button("Start", variant="primary", interactive=False, elem_id="new-start")
             self.started = gr.Textbox(visible="hidden", elem_id="new-started", label="Started run")
+
+    def _recipe(self) -> None:
         with gr.Column(elem_classes="st-panel"), gr.Tabs():
             with gr.Tab("Recipe"):
                 self.yaml = gr.Code(

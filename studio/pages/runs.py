@@ -28,7 +28,10 @@ def build(context: StudioContext) -> None:
         return {"notes": [note]}, look()
 
     with gr.Column(elem_classes="page-runs"):
-        head = {"title": "Runs", "text": "Every run of this data root, newest first. A run goes on when you close the page."}
+        head = {
+            "title": "Runs",
+            "text": "Every run of this data root, newest first. A run goes on when you close the page.",
+        }
         island(context.project, "page_head", head, elem_id="runs-head")
         notes = island(context.project, "notes", {}, elem_id="runs-notes")
         table = island(context.project, "runs_table", {}, elem_id="runs", classes="card-block")

@@ -15,12 +15,10 @@ from engine.contract.estimate import (
     duration_text,
     estimate_memory,
     fit,
-    fit_recipe,
     gigabytes,
     steps_and_time,
 )
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, num_parameters, num_trainable, read_config
-from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe, TaskSection
 
 STARTER = KNOWN_CONFIGS["HuggingFaceTB/SmolLM2-135M-Instruct"]
@@ -118,17 +116,6 @@ def test_a_big_model_is_refused_on_a_cpu_and_the_starter_is_not():
     assert big.sentence.endswith(": 6.7 billion parameters are too many to train on a CPU; this machine has none")
     assert small.ok
     assert small.sentence.endswith("this machine has 24 GB of memory")
-
-
-def test_a_preset_card_needs_only_the_recipe(tmp_path):
-    root = DataRoot(tmp_path)
-    starter = recipe().model_copy(update={"model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"})
-
-    fits, sentence = fit_recipe(starter, machine(), root)
-    assert fits is True
-    assert sentence.startswith("Needs about ") and sentence.endswith("of memory.")
-    assert fit_recipe(recipe().model_copy(update={"model_name_or_path": "some/body"}), machine(), root)[0] is None
-    assert fit_recipe(recipe().model_copy(update={"model_name_or_path": "/nowhere"}), machine(), root)[0] is False
 
 
 def test_too_little_ram_is_refused():

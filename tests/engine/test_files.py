@@ -54,7 +54,14 @@ def test_a_log_cannot_repaint_the_screen(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("My Task!", "my-task"), ("../../x", "x"), ("", "item"), ("数据", "item"), ("café.jsonl", "cafe.jsonl"), ("-rf", "rf")],
+    [
+        ("My Task!", "my-task"),
+        ("../../x", "x"),
+        ("", "item"),
+        ("数据", "item"),
+        ("café.jsonl", "cafe.jsonl"),
+        ("-rf", "rf"),
+    ],
 )
 def test_slugs(text, expected):
     assert slug(text) == expected

@@ -98,7 +98,13 @@ def test_sigterm_to_the_supervisor_saves_and_stops(recipe, tmp_path):
 
 def machine(gpus: int) -> Machine:
     return Machine(
-        gpus=tuple(range(gpus)), cpu_count=2, cpu_percent=0, ram_total=1, ram_used=0, cpu_bf16=False, gpu_note="No driver."
+        gpus=tuple(range(gpus)),
+        cpu_count=2,
+        cpu_percent=0,
+        ram_total=1,
+        ram_used=0,
+        cpu_bf16=False,
+        gpu_note="No driver.",
     )
 
 

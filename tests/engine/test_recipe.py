@@ -37,7 +37,14 @@ def test_all_problems_are_told_at_once():
     found = problems_of(
         "tasks: [{name: SQL, path: a}]\noptim: {max_steps: 0, min_lr: true}\ndata: {max_length: 5}\nmethod: magic"
     )
-    assert {"model_name_or_path", "tasks.0.name", "optim.max_steps", "optim.min_lr", "data.max_length", "method"} <= set(found)
+    assert {
+        "model_name_or_path",
+        "tasks.0.name",
+        "optim.max_steps",
+        "optim.min_lr",
+        "data.max_length",
+        "method",
+    } <= set(found)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,9 @@ def test_hostile_yaml_gets_a_sentence(text, words):
 
 
 def test_set_overrides_nested_and_listed_fields():
-    recipe = override(parse_recipe(SMALL), ["optim.max_steps=6", "tasks.0.weight=2.5", "lora.target_modules=[q_proj, v_proj]"])
+    recipe = override(
+        parse_recipe(SMALL), ["optim.max_steps=6", "tasks.0.weight=2.5", "lora.target_modules=[q_proj, v_proj]"]
+    )
     assert (recipe.optim.max_steps, recipe.tasks[0].weight) == (6, 2.5)
     assert recipe.lora.target_modules == ("q_proj", "v_proj")
 
@@ -111,7 +120,9 @@ def test_every_field_has_help_for_people():
             if part.isdigit():
                 continue
             info = model.model_fields[part]
-            nested = [a for a in (info.annotation, *getattr(info.annotation, "__args__", ())) if hasattr(a, "model_fields")]
+            nested = [
+                a for a in (info.annotation, *getattr(info.annotation, "__args__", ())) if hasattr(a, "model_fields")
+            ]
             model = nested[0] if nested else model
         if info is None or not info.description:
             undocumented.append(path)

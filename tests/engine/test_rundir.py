@@ -126,7 +126,12 @@ def test_broken_and_future_status_files_do_not_break_a_reader(run):
 
 
 def test_only_complete_checkpoints_are_listed(run):
-    for name, complete in (("step-000020", True), ("step-000003", True), ("step-000030", False), (".tmp-step-000040", True)):
+    for name, complete in (
+        ("step-000020", True),
+        ("step-000003", True),
+        ("step-000030", False),
+        (".tmp-step-000040", True),
+    ):
         (run.checkpoints / name).mkdir()
         if complete:
             (run.checkpoints / name / "manifest.json").write_text("{}")

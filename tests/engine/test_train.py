@@ -29,7 +29,10 @@ def test_a_run_leaves_the_directory_of_the_contract(finished):
     assert {"task/short/loss", "task/long/loss", "task/long/num_tokens", "perf/tokens_per_second"} <= set(rows[1])
     assert [path.name for path in finished.checkpoint_dirs()] == ["step-000003", "step-000006"]
     report = json.loads(finished.report_file.read_text())
-    assert [(t["name"], t["num_train"], t["num_heldout"]) for t in report["tasks"]] == [("short", 16, 4), ("long", 7, 2)]
+    assert [(t["name"], t["num_train"], t["num_heldout"]) for t in report["tasks"]] == [
+        ("short", 16, 4),
+        ("long", 7, 2),
+    ]
     kinds = [event["kind"] for event in finished.events()[0]]
     assert {"model", "data", "start", "eval", "save", "end"} <= set(kinds)
 
@@ -87,7 +90,9 @@ def test_every_method_trains_and_saves_what_it_says(recipe, tmp_path, method):
 def test_all_broken_tasks_are_told_at_once(recipe, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text("{broken\n")
-    run = create_run_at(tmp_path / "r", override(recipe, [f"tasks.0.path={tmp_path / 'missing.jsonl'}", f"tasks.1.path={bad}"]))
+    run = create_run_at(
+        tmp_path / "r", override(recipe, [f"tasks.0.path={tmp_path / 'missing.jsonl'}", f"tasks.1.path={bad}"])
+    )
     with pytest.raises(UserError) as caught:
         train(run, new_attempt(run))
     fields = [problem.field for problem in caught.value.problems]

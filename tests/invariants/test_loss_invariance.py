@@ -138,6 +138,8 @@ def test_one_task_of_weight_one_is_the_stock_trainer(tmp_path):
         def _get_train_sampler(self, train_dataset=None):
             return StreamSampler(len(items), seed=5, total=len(items))
 
-    stock = Stock(model=tiny_llama(), args=plain_arguments(tmp_path, batch=3, accumulate=2, steps=2), train_dataset=items)
+    stock = Stock(
+        model=tiny_llama(), args=plain_arguments(tmp_path, batch=3, accumulate=2, steps=2), train_dataset=items
+    )
     result = stock.train()
     assert result.training_loss == pytest.approx(sum(loss for loss, _ in rows) / 2, rel=2e-6)

@@ -1,0 +1,1 @@
+"""From a trained run to a model that other tools can load."""

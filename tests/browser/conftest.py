@@ -1,0 +1,108 @@
+"""A real studio process on a data root of its own, and a headless Chromium that fails on every unexpected thing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+PROJECT = Path(__file__).resolve().parents[2]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+class Studio:
+    """One studio process; can be killed and started again on the same data."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.process: subprocess.Popen[bytes] | None = None
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the process and wait until it answers."""
+        environment = {**os.environ, "MFT_STUDIO_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        argv = [sys.executable, "app.py", "--port", str(self.port), "--no-browser"]
+        log = open(self.home / "studio.log", "ab")
+        self.process = subprocess.Popen(
+            argv, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, (self.home / "studio.log").read_text()[-3000:]
+            try:
+                with urllib.request.urlopen(f"{self.url}/studio/api/header.json", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError("the studio did not start: " + (self.home / "studio.log").read_text()[-3000:])
+
+    def kill(self) -> None:
+        """End the web process the hard way; its runs must not notice."""
+        if self.process and self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def is_ours(message: ConsoleMessage) -> bool:
+    """Whether a console message is an error of the studio; Gradio reports its own aborted stream on leaving a page."""
+    return message.type == "error" and "AbortError" not in message.text
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    home = tmp_path_factory.mktemp("home")
+    studio = Studio(home)
+    studio.start()
+    yield studio
+    studio.kill()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.fail("no Chromium found: run `make browser`")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, studio: Studio) -> Iterator[Page]:
+    """A page that fails the test on page errors, console errors and requests that leave the studio."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce", locale="en-US")
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(f"page: {error}"))
+    page.on("console", lambda message: errors.append(f"console: {message.text}") if is_ours(message) else None)
+    local = (studio.url, "data:", "blob:")
+    page.on(
+        "request", lambda request: None if request.url.startswith(local) else errors.append(f"external: {request.url}")
+    )
+    page.errors = errors  # type: ignore[attr-defined]
+    yield page
+    context.close()
+    assert errors == []
