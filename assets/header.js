@@ -5,7 +5,9 @@
   const here = location.pathname.replace(/\/+$/, "") || "/";
   const parent = here === "/run" ? "/runs" : here;
   for (const link of header.querySelectorAll("nav a")) {
-    if (link.getAttribute("href") === parent) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") !== parent) continue;
+    link.setAttribute("aria-current", "page");
+    link.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone the row of pages scrolls sideways
   }
   document.getElementById("studio-theme").addEventListener("click", () => {
     const dark = !document.documentElement.classList.contains("dark");

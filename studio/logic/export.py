@@ -14,6 +14,18 @@ from engine.launch.jobs import JobStatus, start_job
 from studio.logic.model_choice import look_up
 
 GIB = 2**30
+FACTS = {
+    "checkpoint": "Checkpoint",
+    "base_model": "Base model",
+    "stored_in": "Stored in",
+    "merge_mean_logit_difference": "Mean logit difference, merged to adapter",
+    "stored_mean_logit_difference": "Mean logit difference, stored to adapter",
+    "stored_max_logit_difference": "Largest logit difference, stored to adapter",
+    "stored_same_greedy_tokens": "Same words when answering greedily",
+    "parity": "Parity",
+    "time": "Merged at",
+}
+"""What the page tells of `merge.json`, in this order."""
 
 
 def look(root: DataRoot, run_id: str, checkpoint: str) -> dict[str, Any]:
@@ -81,7 +93,7 @@ def _job(run: RunDir, job: JobStatus | None) -> dict[str, Any] | None:
 def _merged(file: Path) -> dict[str, Any]:
     told = read_json(file) or {}
     folder = str(file.parent)
-    facts = {key: value for key, value in told.items() if isinstance(value, (str, int, float, bool))}
+    facts = {label: told[key] for key, label in FACTS.items() if isinstance(told.get(key), (str, int, float))}
     snippet = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n"
