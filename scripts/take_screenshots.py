@@ -1,4 +1,4 @@
-"""Take the pictures of the README from a running studio.
+"""Take the picture of the README from a running studio.
 
 python scripts/take_screenshots.py http://127.0.0.1:7860 RUN_ID
 """
@@ -18,16 +18,14 @@ SETTLE_MS = 4000
 
 
 def main(url: str, run_id: str) -> None:
-    """Save home.png, new.png and run.png."""
+    """Save run.png; pages that show paths of this machine are left out."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    pages = {"home": "/", "new": "/new?preset=starter", "run": f"/run?id={run_id}"}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        for name, path in pages.items():
-            page.goto(url + path)
-            page.wait_for_timeout(SETTLE_MS)
-            page.screenshot(path=SCREENSHOTS / f"{name}.png")
+        page.goto(f"{url}/run?id={run_id}")
+        page.wait_for_timeout(SETTLE_MS)
+        page.screenshot(path=SCREENSHOTS / "run.png")
         browser.close()
 
 
