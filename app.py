@@ -15,18 +15,14 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def prepare_environment(temporary: Path) -> None:
-    """Close what Gradio would open by environment; must run before gradio is imported."""
+    """Close what Gradio would open by environment; before gradio is imported."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=str(temporary), HF_HUB_DISABLE_TELEMETRY="1")
 
 
 def choose_port(host: str, wanted: int | None) -> int:
-    """Return the wanted port, or the first free one from the default on.
-
-    Raises:
-        SystemExit: With status 2 if an explicitly wanted port is taken, or none is free.
-    """
+    """Return the wanted port, or the first free one from the default on; exit with status 2 if there is none."""
     for port in [wanted] if wanted else range(DEFAULT_PORT, DEFAULT_PORT + 100):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,8 +46,7 @@ def main() -> int:
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     arguments = parser.parse_args()
     if arguments.host not in LOOPBACK:
-        print("Only loopback addresses are served: the studio has no login yet. Use an ssh tunnel.", file=sys.stderr)
-        return 2
+        parser.error("only loopback addresses are served: the studio has no login yet. Use an ssh tunnel.")
     if arguments.data_root:
         os.environ["MFT_STUDIO_HOME"] = str(arguments.data_root.resolve())
 
@@ -61,17 +56,15 @@ def main() -> int:
     try:
         root = data_root().make()
     except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+        parser.error(str(error))
     prepare_environment(root.temporary)
     port = choose_port(arguments.host, arguments.port)
-
     import uvicorn
 
     from studio.context import StudioContext
     from studio.shell import build_app
 
-    url = f"http://{'[::1]' if arguments.host == '::1' else arguments.host}:{port}"
+    url = f"http://[::1]:{port}" if arguments.host == "::1" else f"http://{arguments.host}:{port}"
     app = build_app(StudioContext(root=root, project=PROJECT))
     print(f"MFT Studio: {url}\n  data: {root.path}\n  Ctrl-C closes the studio; runs go on.", flush=True)
     if not arguments.no_browser:

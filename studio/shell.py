@@ -5,6 +5,8 @@ browser -> Guard (who may speak) -> InjectPage (styles, header) -> our JSON rout
 
 from __future__ import annotations
 
+import warnings
+
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
@@ -67,21 +69,23 @@ def build_app(context: StudioContext, *, hosts: frozenset[str] = LOOPBACK_HOSTS)
     app.mount(STATIC, StaticFiles(directory=context.project / "assets"))
     add_routes(app, context)
     blocks = build_blocks(context)
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        theme=studio_theme(),
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        show_error=False,
-        allowed_paths=[],
-        max_file_size="4gb",
-        mcp_server=False,
-        pwa=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode is not supported")  # it is off, as we ask
+        gr.mount_gradio_app(
+            app,
+            blocks,
+            path="/",
+            theme=studio_theme(),
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            show_error=False,
+            allowed_paths=[],
+            max_file_size="2gb",
+            mcp_server=False,
+            pwa=False,
+        )
     # the last one added is the outermost
     app.add_middleware(InjectPage, head=head_html(context.project / "assets"), body=HEADER)
     app.add_middleware(GZipMiddleware, minimum_size=1000)

@@ -73,7 +73,7 @@ def parse_values(text: str, *, source: str = "the recipe") -> dict[str, Any]:
     except ValueError as error:  # yaml builds dates and huge integers eagerly
         raise UserError(f"{source} holds a value YAML cannot read: {error}.", fix="put the value in quotes.") from None
     if not isinstance(values, dict):
-        raise UserError(f"{source} must be a list of `key: value` lines.", fix="start from a file in presets/.")
+        raise UserError(f"{source} must be a mapping: lines of `key: value`.", fix="start from a file in presets/.")
     return values
 
 
@@ -209,6 +209,19 @@ def _near(key: str, known: Sequence[str]) -> str:
     return f"did you mean `{match[0]}`?" if match else f"known: {', '.join(known[:12])} ..."
 
 
+def _fix_for_unknown(key: str, beside: Sequence[str]) -> str:
+    """Return what to do about an unknown key: a near name beside it, the same name elsewhere, or why there is none."""
+    if "token" in key.lower() or "api_key" in key.lower():
+        return "keep secrets out of recipes; log in with `hf auth login` or set HF_TOKEN."
+    if key == "trust_remote_code":
+        return "remove it: a model's own code is never run."
+    if difflib.get_close_matches(key, beside, n=1, cutoff=0.7):
+        return _near(key, beside)
+    leaves = {path.rsplit(".", 1)[-1]: path for path in field_paths()}
+    match = difflib.get_close_matches(key, leaves, n=1, cutoff=0.7)
+    return f"did you mean `{leaves[match[0]]}`?" if match else _near(key, beside)
+
+
 def _section_keys(location: tuple[int | str, ...]) -> list[str]:
     """Return the keys that may stand beside the last part of an error location."""
     model: Any = Recipe
@@ -229,11 +242,8 @@ def _humane(error: Any, source: str) -> Problem:
     path = ".".join(str(part) for part in location)
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        return Problem(
-            problem=f"{source}: there is no setting `{path}`.",
-            fix=_near(str(location[-1]), _section_keys(location)),
-            field=path,
-        )
+        problem = f"{source}: there is no setting `{path}`."
+        return Problem(problem=problem, fix=_fix_for_unknown(str(location[-1]), _section_keys(location)), field=path)
     if kind == "missing":
         return Problem(problem=f"{source}: `{path}` is missing.", fix="add it.", field=path)
     if kind == "value_error":

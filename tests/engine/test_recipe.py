@@ -33,6 +33,19 @@ def test_a_misspelt_key_suggests_the_right_one():
     assert "did you mean `learning_rate`" in problems_of(SMALL + "optim: {learning_rat: 1}")["optim.learning_rat"]
 
 
+@pytest.mark.parametrize(
+    ("key", "fix"),
+    [
+        ("learnig_rate", "`optim.learning_rate`"),
+        ("max_length", "`data.max_length`"),
+        ("hf_token", "secrets"),
+        ("trust_remote_code", "never run"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_led_to_the_right_one(key, fix):
+    assert fix in problems_of(SMALL + f"{key}: 1")[key]
+
+
 def test_all_problems_are_told_at_once():
     found = problems_of(
         "tasks: [{name: SQL, path: a}]\noptim: {max_steps: 0, min_lr: true}\ndata: {max_length: 5}\nmethod: magic"
@@ -65,7 +78,7 @@ def test_task_lists_that_cannot_train_are_refused(extra, words):
     [
         ("a: &x [1]\nb: *x", "aliases"),
         ("a: 1\na: 2", "twice"),
-        ("- 1\n- 2", "key: value"),
+        ("- 1\n- 2", "mapping"),
         ("a: [1, 2", "not valid YAML"),
         ("{? {a: 1} : 2}", "not"),
         ("a: 2020-99-99", "YAML cannot read"),
