@@ -56,12 +56,17 @@ def test_a_seed_repeats_a_sampled_answer(client, trained):
 
 def test_a_stop_ends_a_long_answer_early(client, trained):
     client.ensure_loaded(trained.recipe().model_name_or_path, str(trained.checkpoint_dirs()[-1]))
-    started = time.monotonic()
-    stream = client.stream("base", QUESTION, max_new_tokens=100_000, temperature=1.0)
-    next(stream)
-    client.cancel()
-    done = [piece for piece in stream if isinstance(piece, Done)][0]
-    assert done.stop_reason == "stopped" and time.monotonic() - started < 20
+    reasons = []
+    for seed in range(10):  # a random model may end its turn by itself, now and then
+        started = time.monotonic()
+        stream = client.stream("base", QUESTION, max_new_tokens=100_000, temperature=1.0, seed=seed)
+        next(stream)
+        client.cancel()
+        reasons += [piece.stop_reason for piece in stream if isinstance(piece, Done)]
+        assert time.monotonic() - started < 20
+        if reasons[-1] == "stopped":
+            return
+    raise AssertionError(reasons)
 
 
 def test_a_question_that_cannot_be_answered_leaves_the_worker_alive(client, trained):
