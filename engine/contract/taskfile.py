@@ -1,46 +1,43 @@
 """A task file -> examples, every record accounted for.
 
-    path -> regular file, sane bytes -> lines (b"\\n" only) -> strict UTF-8, strict JSON -> Example | SkippedRow
+    path -> records (engine.contract.readers) -> Example | SkippedRow(line, reason)
 
-used + skipped = records, always.  Streams JSON Lines in bounded memory; a .json list is read whole up to a limit.
-Nothing is repaired: stored text equals source text.  This version reads JSON Lines and JSON.
+used + skipped = records, always.  Streams in bounded memory.  Nothing is repaired: stored text equals source text.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 import re
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.files import replace_text
-from engine.contract.records import CHAT_COLUMNS, BadRecord, Example, Message, parse_record
-from engine.contract.strict_json import BadJson, parse_strict
+from engine.contract.parquet import MAX_RECORD_BYTES
+from engine.contract.readers import EXTENSIONS, file_digest, read_records
+from engine.contract.records import BadRecord, Example, Message, parse_record
 
-__all__ = ["Example", "Message", "SkippedRow", "TaskScan", "iter_examples", "load_examples", "scan_task_file"]
+__all__ = [
+    "EXTENSIONS",
+    "MAX_RECORD_BYTES",
+    "Example",
+    "Message",
+    "SkippedRow",
+    "TaskScan",
+    "UnusableFile",
+    "iter_examples",
+    "load_examples",
+    "scan_task_file",
+    "write_messages",
+]
 
-MAX_RECORD_BYTES = 8 * 2**20
-MAX_JSON_BYTES = 64 * 2**20
-"""A .json list has to be read whole; larger data belongs into JSON Lines."""
 MAX_SKIPPED_KEPT = 1000
 """Reasons kept word by word; all are counted."""
-EXTENSIONS = (".jsonl", ".json")
-LATER = (".csv", ".tsv", ".parquet")
 
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"\xfd7zXZ", "an xz archive"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
-    (b"PAR1", "a Parquet file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the data itself"),
-)
 _SPECIAL = re.compile(r"<\|[a-zA-Z_][\w ]{0,40}\|>|</?s>|\[/?INST\]|<(?:bos|eos|pad|unk)>")
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY")
 _INVISIBLE = re.compile("[\u200b\u200c\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
@@ -72,6 +69,14 @@ class TaskScan:
     sha256: str
 
 
+class UnusableFile(UserError):
+    """A file that was read to its end and holds nothing to use; `scan` says what became of every record."""
+
+    def __init__(self, problem: str, fix: str, scan: TaskScan) -> None:
+        super().__init__(problem, fix)
+        self.scan = scan
+
+
 @dataclass
 class _Tally:
     """Counts while a file is read."""
@@ -83,7 +88,6 @@ class _Tally:
     formats: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     seen: set[bytes] = field(default_factory=set)
-    digest: Any = field(default_factory=hashlib.sha256)
 
     def skip(self, line: int, reason: str) -> None:
         self.records += 1
@@ -130,7 +134,7 @@ def iter_examples(path: Path, *, on_skip: Callable[[SkippedRow], None] | None = 
     Raises:
         UserError: If the file as a whole cannot be used.
     """
-    for line, record in _records(path, _Tally(), []):
+    for line, record in read_records(path, []):
         try:
             yield parse_record(_require(record), line)[0]
         except BadRecord as error:
@@ -159,15 +163,13 @@ def scan_task_file(path: Path) -> TaskScan:
 
 def write_messages(path: Path, examples: list[Example]) -> None:
     """Write examples as canonical JSON Lines (`messages`), atomically."""
-    import json
-
     rows = [{"messages": [{"role": m.role, "content": m.content} for m in e.messages]} for e in examples]
     replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _scan(path: Path, keep: Callable[[Example], None]) -> TaskScan:
     tally, notes = _Tally(), list[str]()
-    for line, record in _records(path, tally, notes):
+    for line, record in read_records(path, notes):
         try:
             example, kind = parse_record(_require(record), line)
         except BadRecord as error:
@@ -175,12 +177,17 @@ def _scan(path: Path, keep: Callable[[Example], None]) -> TaskScan:
             continue
         tally.use(example, kind)
         keep(example)
+    scan = _result(path, tally, notes)
     if not tally.records:
-        raise UserError(f"{path.name} has no records.", fix="add examples, one JSON object per line.")
+        raise UnusableFile(f"{path.name} has no records.", "add examples, one record per line or row.", scan)
     if not tally.used:
         first = "; ".join(f"line {row.line}: {row.reason}" for row in tally.skipped[:3])
         problem = f"0 of {tally.records} records in {path.name} can be used. {first}."
-        raise UserError(problem, fix="see the README for the formats that are read.")
+        raise UnusableFile(problem, "see the README for the forms that are read.", scan)
+    return scan
+
+
+def _result(path: Path, tally: _Tally, notes: list[str]) -> TaskScan:
     return TaskScan(
         path=path,
         format=" + ".join(sorted(tally.formats, key=lambda kind: -tally.formats[kind])),
@@ -190,7 +197,7 @@ def _scan(path: Path, keep: Callable[[Example], None]) -> TaskScan:
         skipped=tuple(tally.skipped),
         warnings=tuple([*notes, *tally.warnings()]),
         num_bytes=path.stat().st_size,
-        sha256=tally.digest.hexdigest(),
+        sha256=file_digest(path),
     )
 
 
@@ -199,120 +206,3 @@ def _require(record: Any) -> Any:
     if isinstance(record, BadRecord):
         raise record
     return record
-
-
-def _records(path: Path, tally: _Tally, notes: list[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line, parsed record or the `BadRecord` in its place)."""
-    suffix = path.suffix.lower()
-    if suffix in LATER:
-        fix = "convert it to JSON Lines: one JSON object per line."
-        raise UserError(f"{path.name}: {suffix} files are not read yet.", fix=fix)
-    if suffix not in EXTENSIONS:
-        raise UserError(f"{path.name} is no .jsonl or .json file.", fix="rename or convert it.")
-    with _open_regular(path) as file:
-        head = file.read(4096)
-        _refuse_by_content(path, head)
-        file.seek(0)
-        if head.startswith(b"\xef\xbb\xbf"):
-            file.seek(3)
-            tally.digest.update(head[:3])
-        if suffix == ".json" and not _looks_like_lines(head):
-            yield from _whole_json(path, file, tally, notes)
-            return
-        if suffix == ".json":
-            notes.append("the content is JSON Lines, read as such")
-        yield from _lines(file, tally)
-
-
-def _lines(file: BinaryIO, tally: _Tally) -> Iterator[tuple[int, Any]]:
-    number = 0
-    while raw := file.readline(MAX_RECORD_BYTES + 1):
-        number += 1
-        tally.digest.update(raw)
-        if len(raw) > MAX_RECORD_BYTES and not raw.endswith(b"\n"):
-            while (rest := file.readline(1 << 20)) and not rest.endswith(b"\n"):
-                tally.digest.update(rest)
-            tally.digest.update(rest)
-            yield number, BadRecord(f"the record is longer than {MAX_RECORD_BYTES >> 20} MiB")
-            continue
-        if raw.strip(b" \t\r\n"):
-            yield number, _parse_line(raw)
-
-
-def _parse_line(raw: bytes) -> Any:
-    try:
-        return parse_strict(raw.decode("utf-8").strip(" \t\r\n"))
-    except UnicodeDecodeError as error:
-        return BadRecord(f"not valid UTF-8 at byte {error.start + 1} of the line")
-    except BadJson as error:
-        return BadRecord(str(error))
-
-
-def _whole_json(path: Path, file: BinaryIO, tally: _Tally, notes: list[str]) -> Iterator[tuple[int, Any]]:
-    data = file.read(MAX_JSON_BYTES + 1)
-    tally.digest.update(data)
-    if len(data) > MAX_JSON_BYTES:
-        limit = f"{MAX_JSON_BYTES >> 20} MiB"
-        raise UserError(
-            f"{path.name} is larger than {limit}, too large for one JSON value.", fix="save it as JSON Lines."
-        )
-    try:
-        value = parse_strict(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not UTF-8 text (byte {error.start + 1}).", fix="save it as UTF-8.") from None
-    except BadJson as error:
-        raise UserError(f"{path.name}: {error}.", fix="correct the file, or save it as JSON Lines.") from None
-    if isinstance(value, dict):
-        chat_columns = {column for column, _, _ in CHAT_COLUMNS}
-        lists = [key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)]
-        if len(value) == 1 and lists and lists[0] not in chat_columns:
-            notes.append(f"the records stand under the key `{lists[0][:40]}`")
-            value = value[lists[0]]
-        else:
-            value = [value]
-    if not isinstance(value, list):
-        raise UserError(f"{path.name} holds neither a list of records nor a record.", fix="save a list of objects.")
-    yield from enumerate(value, start=1)
-
-
-def _looks_like_lines(head: bytes) -> bool:
-    """Whether a .json file is JSON Lines: its first line is one whole object and more follows."""
-    first, newline, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
-    return bool(newline and rest.strip()) and first.startswith(b"{") and isinstance(_parse_line(first), dict)
-
-
-def _refuse_by_content(path: Path, head: bytes) -> None:
-    if not head.removeprefix(b"\xef\xbb\xbf"):
-        raise UserError(f"{path.name} is empty.", fix="choose a file with examples.")
-    for magic, what in _MAGIC:
-        if head.startswith(magic):
-            fix = "run `git lfs pull`." if "LFS" in what else "unpack or convert it to JSON Lines first."
-            raise UserError(f"{path.name} is {what}.", fix=fix)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path.name} is UTF-16 text.", fix="save it as UTF-8.")
-    control = sum(byte < 9 or 13 < byte < 32 for byte in head)
-    if control > max(8, len(head) // 20) or head[:2] in (b"\x80\x04", b"\x80\x05", b"\x80\x03", b"\x80\x02"):
-        raise UserError(f"{path.name} is binary, not text.", fix="choose a .jsonl text file.")
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    """Open a regular file without following a link or waiting on a pipe.
-
-    Raises:
-        UserError: Naming what stands in the way.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path}.", fix="check the path.") from None
-    except OSError as error:
-        reason = "it is a symbolic link" if path.is_symlink() else (error.strerror or "it cannot be opened")
-        raise UserError(f"{path.name} cannot be read: {reason}.", fix="choose a regular file you may read.") from None
-    except ValueError:
-        raise UserError("The file name holds a NUL character.", fix="rename the file.") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        kind = "a folder" if path.is_dir() else "not a regular file"
-        os.close(descriptor)
-        raise UserError(f"{path.name} is {kind}.", fix="choose a .jsonl file.")
-    return os.fdopen(descriptor, "rb")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
+from engine.__main__ import main
 from engine.contract.errors import UserError
 from engine.contract.taskfile import (
     MAX_RECORD_BYTES,
@@ -88,7 +90,7 @@ def test_a_record_that_is_too_long_is_skipped_and_the_next_one_used(tmp_path):
     assert (scan.num_used, scan.skipped[0].line) == (1, 1) and "longer" in scan.skipped[0].reason
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "link", "csv", "utf16", "zip", "nul"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "link", "other", "utf16", "zip", "nul"])
 def test_things_that_are_no_task_files_get_a_sentence(tmp_path, kind):
     path = tmp_path / "t.jsonl"
     if kind == "folder":
@@ -97,9 +99,9 @@ def test_things_that_are_no_task_files_get_a_sentence(tmp_path, kind):
         os.mkfifo(path)
     elif kind == "link":
         path.symlink_to("/etc/passwd")
-    elif kind == "csv":
-        path = tmp_path / "t.csv"
-        path.write_text("prompt,completion\nq,a\n")
+    elif kind == "other":
+        path = tmp_path / "t.docx"
+        path.write_text("prompt")
     elif kind == "utf16":
         path.write_bytes('{"prompt": "q"}'.encode("utf-16"))
     elif kind == "zip":
@@ -116,3 +118,51 @@ def test_streaming_names_what_it_skips(tmp_path):
     path = write(tmp_path / "t.jsonl", {"messages": [USER, BOT]}, {"messages": [BOT]}, {"messages": [USER, BOT]})
     assert [example.line for example in iter_examples(path, on_skip=skipped.append)] == [1, 3]
     assert [row.line for row in skipped] == [2]
+
+
+def test_csv_cells_are_text_and_rows_are_where_they_begin(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes('prompt,completion\n"two\nlines",NA\nq,\xff\n007,1e5\n'.encode("latin-1"))
+    examples, scan = load_examples(path)
+    assert [(e.line, e.messages[0].content, e.messages[1].content) for e in examples] == [
+        (2, "two\nlines", "NA"),
+        (5, "007", "1e5"),
+    ]
+    assert [(row.line, row.reason) for row in scan.skipped] == [(4, "not valid UTF-8")]
+
+
+def test_a_table_with_an_open_quote_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('prompt,completion\nq,"a\n')
+    with pytest.raises(UserError, match="line"):
+        scan_task_file(path)
+
+
+def test_a_parquet_bomb_costs_no_memory(tmp_path):
+    """A dictionary value repeated: some kilobytes on disk, 36 GB when decoded naively."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    big = arrow.DictionaryArray.from_arrays(arrow.array([0] * 4000, arrow.int32()), arrow.array(["x" * 9_000_000]))
+    table = arrow.table({"prompt": big, "completion": arrow.array(["a"] * 4000)})
+    path = tmp_path / "bomb.parquet"
+    parquet.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match="decodes to far more"):
+        scan_task_file(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2_000_000  # KiB; the bomb alone is 36 GB
+
+
+def test_inspect_tells_everything_as_json(tmp_path, capsys):
+    good = write(tmp_path / "good.jsonl", {"messages": [USER, BOT]}, {"messages": [BOT]})
+    bad = write(tmp_path / "bad.jsonl", {"x": 1})
+    assert main(["inspect", "--json", str(good), str(bad), str(tmp_path / "none.jsonl")]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert [(item["records"], item["used"], item["error"] is None) for item in told] == [
+        (2, 1, True),
+        (1, 0, False),
+        (None, 0, False),
+    ]
+    assert told[0]["skipped"][0]["line"] == 2 and told[1]["skipped"][0]["reason"]
+    assert main(["inspect", str(good)]) == 0
+    assert "1 used" in capsys.readouterr().out
