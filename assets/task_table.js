@@ -4,7 +4,7 @@ const STATES = { ready: ["ok", "ready"], warnings: ["warn", "ready, with warning
 function draw(value) {
   const rows = value.rows || [];
   if (!rows.length) {
-    root().replaceChildren(h("p.empty", {}, "No tasks yet. Drop .jsonl files above: each becomes a task."));
+    root().replaceChildren(h("p.empty", {}, "No tasks yet. Drop files above: each becomes a task."));
     return;
   }
   const body = h("tbody");

@@ -1,6 +1,6 @@
 """Keep uploaded task files: copy, scan in a child, appear by rename; delete into the trash.
 
-    datasets/<name>/{data.jsonl, heldout.jsonl?, meta.json}    a folder that exists is complete; meta.json has the scans
+    datasets/<name>/{data.*, heldout.*?, meta.json}    a folder that exists is complete; meta.json has the scans
 
 An unusable file keeps its row and its reason, not its bytes.  Names are slugs of ours; the name a person gave is text.
 """
@@ -8,6 +8,7 @@ An unusable file keeps its row and its reason, not its bytes.  Names are slugs o
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -20,12 +21,14 @@ from typing import Any
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import child, read_json, replace_json, slug
 from engine.contract.places import DataRoot, require_free
+from engine.contract.taskfile import EXTENSIONS
 from studio.logic.task_scan import scan_in_child
 
 MAX_FILE_BYTES = 2 * 2**30
 """A larger task file is refused; the studio's upload limit should say the same."""
 MAX_FILES = 100
-HELDOUT_SUFFIX = ".heldout.jsonl"
+HELDOUT = re.compile(r"\.heldout(?=\.[a-z]+$)", re.IGNORECASE)
+"""What marks a held-out file: `sql.heldout.jsonl` belongs to the task of `sql.jsonl`."""
 Progress = Callable[[float, str], None]
 
 
@@ -41,7 +44,7 @@ class Note:
 def add_files(
     root: DataRoot, project: Path, uploads: Sequence[tuple[str, Path]], progress: Progress = lambda *_: None
 ) -> list[Note]:
-    """Make a task of every uploaded file; `<task>.heldout.jsonl` is attached to the task of that name.
+    """Make a task of every uploaded file; `<task>.heldout.*` is attached to the task of that name.
 
     Args:
         root: Where tasks are kept.
@@ -54,7 +57,7 @@ def add_files(
     """
     if len(uploads) > MAX_FILES:
         return [Note(ok=False, text=f"{len(uploads)} files at once are too many: at most {MAX_FILES}.")]
-    heldout = [item for item in uploads if item[0].lower().endswith(HELDOUT_SUFFIX)]
+    heldout = [item for item in uploads if HELDOUT.search(item[0])]
     training = [item for item in uploads if item not in heldout]
     made: dict[str, str] = {}
     notes = []
@@ -90,6 +93,23 @@ def delete_task(root: DataRoot, name: str) -> Path:
     return target
 
 
+def stored_file(folder: Path, stem: str) -> Path | None:
+    """Return the task's file called `data` or `heldout`, whatever its kind; None if there is none."""
+    return next((path for suffix in EXTENSIONS if (path := folder / f"{stem}{suffix}").is_file()), None)
+
+
+def _suffix(name: str) -> str:
+    """Return the extension a file is stored with.
+
+    Raises:
+        UserError: If it is none that can be read.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix not in EXTENSIONS:
+        raise UserError("it is no task file.", fix=f"Task files end in {', '.join(EXTENSIONS)}.")
+    return suffix
+
+
 def shown_name(name: str) -> str:
     """Return a stranger's file name as one short printable line."""
     return "".join(c if c.isprintable() else "?" for c in name)[:80] or "(no name)"
@@ -98,29 +118,28 @@ def shown_name(name: str) -> str:
 def _stem(name: str) -> str:
     """Return the task name that a file name means: `Text to Code.jsonl` is `text-to-code`."""
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
-    for suffix in (HELDOUT_SUFFIX, ".jsonl"):
-        if base.lower().endswith(suffix):
-            base = base[: -len(suffix)]
-            break
+    base = HELDOUT.sub("", base)
+    known = next((suffix for suffix in EXTENSIONS if base.lower().endswith(suffix)), "")
+    base = base[: len(base) - len(known)]
     return slug(base, fallback="task")
 
 
 def _add_task(root: DataRoot, project: Path, name: str, upload: Path) -> Note:
     """Copy, scan and publish one training file; an unusable one keeps its row and its reason, not its bytes."""
-    if not name.lower().endswith(".jsonl"):
-        raise UserError("it is no .jsonl file.", fix="Task files have one JSON object per line and end in .jsonl.")
+    suffix = _suffix(name)
     folder = root.datasets / f".new-{secrets.token_hex(6)}"
     folder.mkdir(mode=0o700)
     meta: dict[str, Any] = {"original_name": shown_name(name), "added_at": time.time()}
     problem = ""
     try:
-        _copy(upload, folder / "data.jsonl")
+        data = folder / f"data{suffix}"
+        _copy(upload, data)
         try:
-            meta["report"] = scan_in_child(folder / "data.jsonl").as_json()
+            meta["report"] = scan_in_child(data).as_json()
         except UserError as error:
-            problem = error.problem.replace("data.jsonl", shown_name(name))
+            problem = error.problem.replace(data.name, shown_name(name))
             meta["problem"] = Problem(problem=problem, fix=error.fix).as_json()
-            (folder / "data.jsonl").unlink()
+            data.unlink()
         replace_json(folder / "meta.json", meta)
         task = _publish(root, project, folder, _stem(name))
     finally:
@@ -139,13 +158,17 @@ def _attach_heldout(root: DataRoot, project: Path, name: str, upload: Path, made
     stem = _stem(name)
     task = made.get(stem) or stem
     folder = root.datasets / task
-    if not (folder / "data.jsonl").is_file():
-        raise UserError(f"there is no uploaded task `{task}` to hold out for.", fix=f"Upload {task}.jsonl with it.")
-    temporary = folder / f".heldout-{secrets.token_hex(6)}.jsonl"
+    suffix = _suffix(name)
+    if stored_file(folder, "data") is None:
+        raise UserError(f"there is no uploaded task `{task}` to hold out for.", fix="Upload its training file with it.")
+    temporary = folder / f".heldout-{secrets.token_hex(6)}{suffix}"
     try:
         _copy(upload, temporary)
         report = scan_in_child(temporary)
-        os.replace(temporary, folder / "heldout.jsonl")
+        previous = stored_file(folder, "heldout")
+        os.replace(temporary, folder / f"heldout{suffix}")
+        if previous is not None and previous.suffix != suffix:
+            previous.unlink()
     finally:
         temporary.unlink(missing_ok=True)
     meta = read_json(folder / "meta.json") or {}
@@ -175,7 +198,7 @@ def _publish(root: DataRoot, project: Path, folder: Path, stem: str) -> str:
     """Rename a finished folder to the first free name: stem, stem-2, ...; an unusable task of that name gives way."""
     taken = {path.stem for path in sample_files(project)}
     old = root.datasets / stem
-    if old.is_dir() and not (old / "data.jsonl").is_file():
+    if old.is_dir() and stored_file(old, "data") is None:
         delete_task(root, stem)
     for number in range(1, 1000):
         name = stem if number == 1 else f"{stem[:58]}-{number}"
@@ -193,4 +216,4 @@ def _publish(root: DataRoot, project: Path, folder: Path, stem: str) -> str:
 def sample_files(project: Path) -> list[Path]:
     """Return the training files of the sample tasks that came with the studio, by name."""
     found = sorted((project / "assets" / "samples").glob("*.jsonl"))
-    return [path for path in found if not path.name.endswith(HELDOUT_SUFFIX)]
+    return [path for path in found if not HELDOUT.search(path.name)]

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from engine.contract.errors import UserError
 from engine.contract.files import read_json
 from engine.contract.places import DataRoot
-from studio.logic.dataset_store import HELDOUT_SUFFIX, Note, delete_task, sample_files
+from studio.logic.dataset_store import Note, delete_task, sample_files, stored_file
 from studio.logic.task_scan import TaskReport, scan_here, scan_in_child
 
 State = Literal["ready", "warnings", "unusable"]
@@ -70,7 +70,7 @@ def look(root: DataRoot, project: Path) -> DatasetsView:
 
 def headline(root: DataRoot, project: Path) -> dict[str, str]:
     """Return title and subtitle of the page."""
-    what = "A task is one .jsonl file of conversations or prompt and completion pairs."
+    what = "A task is one file of conversations or prompt and completion pairs: JSON Lines, JSON, CSV, TSV or Parquet."
     return {"title": "Datasets", "text": f"{what} Now here: {look(root, project).headline}."}
 
 
@@ -150,7 +150,7 @@ def describe_file(path: str, eval_path: str | None, name: str) -> TaskRow:
 def _samples(project: Path) -> list[TaskRow]:
     rows = []
     for path in sample_files(project):
-        heldout = path.with_name(path.stem + HELDOUT_SUFFIX)
+        heldout = path.with_suffix(f".heldout{path.suffix}")
         rows.append(_row(path.stem, "sample", path, heldout if heldout.is_file() else None))
     return rows
 
@@ -166,19 +166,19 @@ def _uploads(root: DataRoot) -> list[TaskRow]:
 
 def _upload_row(folder: Path) -> TaskRow:
     meta = read_json(folder / "meta.json") or {}
-    data, heldout = folder / "data.jsonl", folder / "heldout.jsonl"
-    report = TaskReport.read(meta.get("report")) if data.is_file() else None
+    data, heldout = stored_file(folder, "data"), stored_file(folder, "heldout")
+    report = TaskReport.read(meta.get("report")) if data else None
     problem = meta.get("problem") or (
         {} if report else {"problem": "The stored file is missing.", "fix": "delete it and upload again."}
     )
     return TaskRow(
         name=folder.name,
         kind="upload",
-        path=str(data),
-        eval_path=str(heldout) if heldout.is_file() else "",
+        path=str(data or folder),
+        eval_path=str(heldout or ""),
         original_name=str(meta.get("original_name", "")),
         report=report,
-        heldout=TaskReport.read(meta.get("heldout")) if heldout.is_file() else None,
+        heldout=TaskReport.read(meta.get("heldout")) if heldout else None,
         state=_state(report),
         problem=str(problem.get("problem", "")) or _first_warning(report),
         fix=str(problem.get("fix", "")),

@@ -27,7 +27,7 @@ def build(context: StudioContext) -> None:
     with gr.Column(elem_classes="page-datasets"):
         head = island(project, "page_head", datasets.headline(root, project), elem_id="datasets-head")
         uploads = gr.File(
-            label="Drop task files here, one .jsonl per task",
+            label="Drop task files here, one per task: .jsonl, .json, .csv, .tsv, .parquet",
             file_count="multiple",
             elem_id="datasets-upload",
             height=148,

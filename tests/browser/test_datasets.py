@@ -35,7 +35,7 @@ def test_files_become_tasks_with_their_problems_and_can_be_deleted(page, studio,
     expect(notes).to_have_count(4)
     expect(notes.nth(0)).to_contain_text("2 of 3 records used")
     expect(notes.nth(1)).to_contain_text("broken.jsonl is unusable")
-    expect(notes.nth(2)).to_contain_text("no .jsonl file")
+    expect(notes.nth(2)).to_contain_text("it is no task file")
     expect(notes.nth(3)).to_contain_text("held out for task evil")
     line = page.locator("table.tasks tr", has=page.get_by_role("button", name="evil", exact=True))
     expect(line.locator("td").nth(5)).to_have_text("1")

@@ -83,7 +83,7 @@ def test_a_heldout_file_goes_to_its_task_in_any_order(root, project, tmp_path):
 def test_a_heldout_file_without_a_task_says_what_to_do(root, project, tmp_path):
     note = add_files(root, project, [upload(tmp_path, "a.heldout.jsonl", GOOD)])[0]
     assert not note.ok
-    assert "Upload a.jsonl with it" in note.text
+    assert "Upload its training file with it" in note.text
 
 
 def test_an_unusable_file_leaves_its_reason_and_not_its_bytes(root, project, tmp_path):
@@ -189,3 +189,20 @@ def test_the_detail_shows_rows_lines_and_examples_as_data(root, project, tmp_pat
 def test_an_unknown_task_is_a_user_error(root, project):
     with pytest.raises(UserError, match="no task"):
         datasets.detail(root, project, "nobody")
+
+
+def test_tables_and_parquet_become_tasks_too(root, project, tmp_path):
+    notes = add_files(
+        root,
+        project,
+        [
+            upload(tmp_path, "Sheet.csv", "prompt,completion\nq,a\nr,b\n"),
+            upload(tmp_path, "sheet.heldout.tsv", "prompt\tcompletion\nx\ty\n"),
+            upload(tmp_path, "notes.docx", "x"),
+        ],
+    )
+    assert [note.ok for note in notes] == [True, False, True]
+    row = next(row for row in datasets.look(root, project).rows if row.name == "sheet")
+    assert row.path.endswith("sheet/data.csv") and row.eval_path.endswith("sheet/heldout.tsv")
+    assert row.report.num_used == 2 and row.heldout.num_used == 1
+    assert ".parquet" in notes[1].text
