@@ -12,6 +12,7 @@ from typing import Any
 MAX_DEPTH = 64
 MAX_NUMBER_DIGITS = 400
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)
 
 
@@ -28,13 +29,7 @@ def parse_strict(text: str) -> Any:
     if _too_deep(text):
         raise BadJson(f"JSON nested deeper than {MAX_DEPTH} levels")
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_no_constant,
-            parse_int=_bounded_int,
-            parse_float=_finite_float,
-        )
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise BadJson(f"not valid JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
@@ -46,7 +41,7 @@ def text_problem(text: str) -> str:
     """Return why a string cannot be trained on, or an empty string."""
     if "\x00" in text:
         return "a NUL character"
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not text.isascii() and _SURROGATE.search(text):
         return "a lone surrogate (half of an emoji or rare character)"
     return ""
 
@@ -90,3 +85,11 @@ def _finite_float(digits: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise BadJson(f"the JSON number {digits[:20]} is too large")
     return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys,
+    parse_constant=_no_constant,
+    parse_int=_bounded_int,
+    parse_float=_finite_float,
+)

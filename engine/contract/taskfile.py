@@ -101,12 +101,14 @@ class _Tally:
         self.formats[kind] = self.formats.get(kind, 0) + 1
         text = "\0".join(message.content for message in example.messages)
         key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        # cheap tests first: a million records are scanned while somebody waits
         found = {
             "are exact duplicates of another record": key in self.seen,
             "ends with a user turn, which carries no loss": example.messages[-1].role == "user",
-            "spell a special token; it is trained as plain text": bool(_SPECIAL.search(text)),
-            "look like they hold a secret (token or key)": bool(_SECRET.search(text)),
-            "hold invisible or direction-changing characters": bool(_INVISIBLE.search(text)),
+            "spell a special token; it is trained as plain text": ("<" in text or "[" in text)
+            and _SPECIAL.search(text),
+            "look like they hold a secret (token or key)": _SECRET.search(text),
+            "hold invisible or direction-changing characters": not text.isascii() and _INVISIBLE.search(text),
         }
         self.seen.add(key)
         for note, here in found.items():
