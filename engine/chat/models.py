@@ -28,9 +28,11 @@ from transformers import (
 from engine.contract.places import data_root
 from engine.contract.recipe import ModelSection
 from engine.contract.records import Message
+from engine.data.codec import Codec
 from engine.data.tokenize import encode_prompt
-from engine.model.load import choose_dtype, comparison_dtype, load_tokenizer
+from engine.model.load import choose_dtype, comparison_dtype
 from engine.model.sources import resolve_model
+from engine.model.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,7 @@ class ChatModels:
         folder = resolve_model(model, root=data_root(), progress=lambda text, _: tell(text))
         template_folder = Path(adapter or tuned_model or folder)
         self.tokenizer = load_tokenizer(template_folder, tell)
+        self.codec = Codec.of(self.tokenizer)
         self.base = self._load(folder)
         self.second = None
         self.name = Path(adapter or tuned_model or "").name
@@ -122,7 +125,7 @@ class ChatModels:
 
     def _generate(self, model: Any, messages: Sequence[Message], emit: Any, stop: Any, *numbers: Any) -> Answer:
         temperature, top_p, max_new_tokens, seed = numbers
-        ids = encode_prompt(self.tokenizer, messages)
+        ids = encode_prompt(self.codec, messages)
         inputs = torch.tensor([ids], device=self.device)
         set_seed(seed)
         pieces: list[str] = []

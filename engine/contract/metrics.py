@@ -34,6 +34,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="eval/loss", unit="nats per token", better="lower", label="Evaluation loss"),
     Metric(key="task/<name>/loss", unit="nats per token", better="lower", label="Training loss"),
     Metric(key="task/<name>/num_tokens", unit="supervised tokens", better="neither", label="Supervised tokens"),
+    Metric(key="task/<name>/num_rows", unit="rows", better="neither", label="Rows seen"),
     Metric(key="task/<name>/weight", unit="share of the loss", better="neither", label="Loss share"),
     Metric(key="task/<name>/eval_loss", unit="nats per token", better="lower", label="Evaluation loss"),
     Metric(key="optim/learning_rate", unit="", better="neither", label="Learning rate"),

@@ -38,6 +38,21 @@ class DataRoot:
         return self.path / "models"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again: encoded examples, tokenizers. Safe to delete when nothing runs."""
+        return self.path / "cache"
+
+    @property
+    def prepared(self) -> Path:
+        """Encoded examples of task files, one folder per file, tokenizer and template."""
+        return self.cache / "prepared"
+
+    @property
+    def codecs(self) -> Path:
+        """Tokenizers in the form that needs no torch."""
+        return self.cache / "codecs"
+
+    @property
     def temporary(self) -> Path:
         """Uploads on their way, downloads in progress; may be emptied when nothing runs."""
         return self.path / "tmp"
@@ -49,7 +64,7 @@ class DataRoot:
             UserError: If the place cannot be written.
         """
         try:
-            for folder in (self.path, self.runs, self.datasets, self.models, self.temporary):
+            for folder in (self.path, self.runs, self.datasets, self.models, self.prepared, self.temporary):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             fix = "set MFT_STUDIO_HOME to a folder you can write to."

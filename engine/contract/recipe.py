@@ -48,6 +48,10 @@ class TaskSection(Section):
     """How much the task counts in the loss, relative to the other tasks. 0 = evaluated only."""
     max_samples: Count | None = Field(None, ge=1)
     """Use at most this many examples, chosen with the seed. Empty = all."""
+    mixing_weight: Number = Field(1.0, ge=0, le=1_000_000)
+    """How often the task is seen, relative to the others, when `mixing.strategy` is `custom`."""
+    max_epochs: Number | None = Field(None, gt=0, le=1000)
+    """See the task's examples at most this often; what it cannot take goes to the other tasks. Empty = no limit."""
 
 
 class ModelSection(Section):
@@ -80,13 +84,32 @@ class DataSection(Section):
     """From examples to tokens."""
 
     max_length: Count = Field(1024, ge=16, le=1_048_576)
-    """Longest example in tokens, template included. Longer ones are handled by `truncation`."""
-    truncation: Literal["drop", "truncate"] = "drop"
-    """`drop` leaves out examples that are too long and counts them; `truncate` cuts off their end."""
+    """Longest example in tokens, template included, and the size of a pack. Longer ones are handled by `truncation`."""
+    truncation: Literal["drop", "truncate", "split"] = "drop"
+    """`drop` leaves out examples that are too long and counts them; `truncate` cuts off their end; `split` makes
+    several rows of them."""
+    packing: Literal["padding_free", "bfd", "padding", "length_grouped"] = "padding_free"
+    """`padding_free` lays the examples of a batch side by side, isolated, without padding; `bfd` first packs the
+    examples of each task into rows of `max_length` (best-fit decreasing), so that every row costs the same; `padding`
+    pads a batch to its longest example; `length_grouped` does so with examples of similar length."""
+    chat_template: str = Field("auto", min_length=1, max_length=4096)
+    """`auto` = the model's own, else MFTCoder's role markers; `model`; `mftcoder`; or the path of a Jinja file."""
+    assistant_turns: Literal["all", "last"] = "all"
+    """Which answers of a conversation carry loss: all of them, or only the last."""
     eval_split: Number = Field(0.05, ge=0, lt=1)
     """Share of a task's examples that is held out when it has no `eval_path`. At least one example if above 0."""
     max_eval_samples: Count | None = Field(64, ge=1)
     """Evaluate on at most this many held-out examples per task. Empty = all."""
+
+
+class MixingSection(Section):
+    """How often each task is seen."""
+
+    strategy: Literal["natural", "equal", "square_root", "temperature", "custom"] = "natural"
+    """`natural` = by size; `equal` = every task the same; `square_root` between the two; `temperature` = size to the
+    power of 1 / `temperature`; `custom` = by each task's `mixing_weight`."""
+    temperature: Number = Field(2.0, ge=1, le=1000)
+    """For the strategy `temperature`: 1 is natural, 2 is square_root, large values approach equal."""
 
 
 class LossSection(Section):
@@ -107,11 +130,12 @@ class OptimSection(Section):
     warmup_steps: Number = Field(0.03, ge=0)
     """Optimizer steps of linear warm-up; below 1 it is a share of the run."""
     num_train_epochs: Number = Field(1.0, gt=0, le=1000)
-    """Passes over the data. Not used when `max_steps` is set."""
+    """Passes over the data: the run sees this many times as many rows as all tasks have, shared out by `mixing`. Not
+    used when `max_steps` is set."""
     max_steps: Count | None = Field(None, ge=1)
     """Optimizer steps of the run. Empty = from `num_train_epochs`."""
     per_device_train_batch_size: Count = Field(4, ge=1, le=4096)
-    """Examples per device in one forward pass."""
+    """Examples (packs, with `bfd`) per device in one forward pass."""
     gradient_accumulation_steps: Count = Field(1, ge=1, le=65536)
     """Forward passes per optimizer step. It never changes the loss, only the memory."""
     weight_decay: Number = Field(0.0, ge=0, lt=1)
@@ -170,6 +194,7 @@ class Recipe(Section):
     model: ModelSection = ModelSection()
     lora: LoraSection = LoraSection()
     data: DataSection = DataSection()
+    mixing: MixingSection = MixingSection()
     loss: LossSection = LossSection()
     optim: OptimSection = OptimSection()
     record: RecordSection = RecordSection()
@@ -183,6 +208,8 @@ class Recipe(Section):
             raise ValueError(f"two tasks are called `{twice[0]}`: each task needs a name of its own")
         if all(task.weight == 0 for task in self.tasks):
             raise ValueError("every task has weight 0: give at least one task a weight above 0")
+        if self.mixing.strategy == "custom" and not any(task.weight and task.mixing_weight for task in self.tasks):
+            raise ValueError("every task has mixing_weight 0: give at least one task a mixing_weight above 0")
         return self
 
     @property

@@ -135,7 +135,10 @@ def absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     model = recipe.model_name_or_path
     if model.startswith((".", "~", "/")):
         model = resolve(model)
-    return recipe.model_copy(update={"tasks": tasks, "model_name_or_path": model})
+    data = recipe.data
+    if data.chat_template not in ("auto", "model", "mftcoder"):
+        data = data.model_copy(update={"chat_template": resolve(data.chat_template)})
+    return recipe.model_copy(update={"tasks": tasks, "model_name_or_path": model, "data": data})
 
 
 def dump_recipe(recipe: Recipe, *, all_fields: bool = True) -> str:

@@ -154,6 +154,25 @@ def load_examples(path: Path) -> tuple[list[Example], TaskScan]:
     return examples, _scan(path, examples.append)
 
 
+def scan_examples(path: Path, keep: Callable[[Example], None], columns: Any = None) -> TaskScan:
+    """Check a whole file and hand every usable example to `keep`, in order.
+
+    Raises:
+        UserError: If it cannot be used, or holds no usable record.
+    """
+    return _scan(path, keep)
+
+
+def source_digest(path: Path) -> str:
+    """Return a hash of a task file's content."""
+    return file_digest(path)
+
+
+def source_size(path: Path) -> int:
+    """Return the bytes of a task file."""
+    return path.stat().st_size
+
+
 def scan_task_file(path: Path) -> TaskScan:
     """Check a whole file without keeping its examples.
 

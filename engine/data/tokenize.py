@@ -4,152 +4,215 @@
     input_ids              =  each piece encoded by itself               exactly what generation will see and make
     labels                 =  -100 on prompts, the ids on answers, up to and including the end-of-turn token
 
-The template is the tokenizer's own; a base model without one gets MFTCoder's role markers.  Words in the data that
-spell a special token stay words: a piece that contains one is encoded with `split_special_tokens`.
+Text in the data that spells a special token stays text: such words are lifted out before rendering and encoded apart.
+A plain text (`kind == "text"`) is all supervised and ends with the end-of-text token, as in pre-training.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from engine.contract.errors import UserError
-from engine.contract.taskfile import Example, Message
+from engine.contract.records import Example, Message
+from engine.data.codec import Codec, TemplateRefusal, plain_messages
 
 IGNORE = -100
 """Label of positions without loss, as in PyTorch's cross entropy."""
+AssistantTurns = Literal["all", "last"]
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""Private-use characters that stand for a lifted special word while the template runs."""
 
-MFTCODER_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ '<s>system\\n' + message['content'] + '\\n' }}"
-    "{% elif message['role'] == 'user' %}{{ '<s>human\\n' + message['content'] + '\\n' }}"
-    "{% else %}{{ '<s>bot\\n' + message['content'] + '\\n' + eos_token + '\\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<s>bot\\n' }}{% endif %}"
-)
-"""Role markers of MFTCoder (its default), for tokenizers that bring no chat template."""
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a rendered conversation that is encoded by itself."""
+
+    text: str
+    supervised: bool
+    literal: bool = False
+    """Whether words that spell a special token stay words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One example as tokens. Both lists have the same length L."""
+    """One example as tokens. Both sequences have the same length L."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Sequence[int]
+    labels: Sequence[int]
     """The id where the position is supervised, else `IGNORE`."""
 
     @property
     def num_supervised(self) -> int:
-        """Tokens that carry loss."""
-        return sum(label != IGNORE for label in self.labels)
+        """Tokens that carry loss: the first token of a row has nothing before it and is never one of them."""
+        return sum(int(label) != IGNORE for label in self.labels[1:])
 
 
-def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Give the tokenizer MFTCoder's template if it has none; return whether that was needed."""
-    if tokenizer.chat_template:
-        return False
-    if tokenizer.eos_token is None:
-        problem = "The model's tokenizer has neither a chat template nor an end-of-text token."
-        raise UserError(problem, fix="choose another model.")
-    tokenizer.chat_template = MFTCODER_TEMPLATE
-    return True
-
-
-def encode_example(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
-    """Encode one conversation.
+def pieces(codec: Codec, example: Example, *, assistant_turns: AssistantTurns = "all") -> tuple[list[Piece], bool]:
+    """Cut an example into prompts and answers.
 
     Args:
-        tokenizer: With a chat template (`ensure_chat_template`).
-        example: Validated messages, alternating user and assistant after an optional system message.
+        codec: Tokenizer and chat template.
+        example: Validated messages.
+        assistant_turns: Which answers are supervised: all of them, or the last one.
+
+    Returns:
+        The pieces in order, and whether the template rewrites earlier turns: then only the last answer is supervised.
 
     Raises:
-        UserError: If the template cannot be cut at the answers (it rewrites earlier turns).
+        TemplateRefusal: If the template refuses the conversation or hides the answer.
     """
-    input_ids: list[int] = []
-    labels: list[int] = []
-    done = ""
-    for index, message in enumerate(example.messages):
-        if message.role != "assistant":
-            continue
-        prompt = render(tokenizer, example.messages[:index], add_generation_prompt=True)
-        whole = render(tokenizer, example.messages[: index + 1])
-        if not prompt.startswith(done) or not whole.startswith(prompt):
-            raise UserError(
-                "The model's chat template rewrites earlier turns, so its answers cannot be told apart for the loss.",
-                fix="use single-turn examples for this model, or a model with a plain template.",
-            )
-        answer = _through_end_of_turn(whole[len(prompt) :], message.content, tokenizer.eos_token)
-        prompt_ids = _encode_piece(tokenizer, prompt[len(done) :], example.messages[: index + 1])
-        answer_ids = _encode_piece(tokenizer, answer, (message,))
-        input_ids += prompt_ids + answer_ids
-        labels += [IGNORE] * len(prompt_ids) + answer_ids
-        done = prompt + answer
+    if getattr(example, "kind", "chat") == "text":
+        return [*_split(example.messages[0].content, supervised=True, words=None, codec=codec)], False
+    messages, words = _lift(example.messages, codec)
+    tools, tool_words = _lift_text(getattr(example, "tools", ""), codec, words)
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    parsed_tools = _parse_tools(tools)
+    cut = _cut(codec, messages, answers, parsed_tools)
+    rewrites = cut is None
+    if cut is None:
+        cut = _cut(codec, messages, answers[-1:], parsed_tools)
+        if cut is None:  # a single answer that the template prints before its prompt's end
+            raise TemplateRefusal("the chat template hides where the answer begins")
+    found: list[Piece] = []
+    for number, (prompt, answer) in enumerate(cut):
+        supervised = assistant_turns == "all" or number == len(cut) - 1
+        found += _split(prompt, supervised=False, words=tool_words, codec=codec)
+        found += _split(answer, supervised=supervised, words=tool_words, codec=codec)
+    return found, rewrites
+
+
+def assemble(codec: Codec, cut: Sequence[Piece], ids: Sequence[Sequence[int]], *, is_text: bool = False) -> Encoded:
+    """Join encoded pieces; a plain text gets the tokens that stand around a document."""
+    input_ids: list[int] = list(codec.prefix_ids) if is_text else []
+    labels: list[int] = [IGNORE] * len(input_ids)
+    for piece, part in zip(cut, ids, strict=True):
+        input_ids += part
+        labels += part if piece.supervised else [IGNORE] * len(part)
+    if is_text:
+        input_ids.append(codec.eos_token_id)
+        labels.append(codec.eos_token_id)
     return Encoded(input_ids, labels)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Encode a conversation that ends with a user turn, ready for generation, exactly as training sees it."""
-    ids: list[int] = []
-    done = ""
-    for index, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        prompt = render(tokenizer, messages[:index], add_generation_prompt=True)
-        whole = render(tokenizer, messages[: index + 1])
-        if not prompt.startswith(done) or not whole.startswith(prompt):
-            break
-        answer = _through_end_of_turn(whole[len(prompt) :], message.content, tokenizer.eos_token)
-        ids += _encode_piece(tokenizer, prompt[len(done) :], messages[: index + 1])
-        ids += _encode_piece(tokenizer, answer, (message,))
-        done = prompt + answer
-    text = render(tokenizer, messages, add_generation_prompt=True)
-    if not text.startswith(done):  # a template that rewrites earlier turns: encode what it makes of the whole
-        ids, done = [], ""
-    return ids + _encode_piece(tokenizer, text[len(done) :], messages)
+def encode_example(codec: Codec, example: Example, *, assistant_turns: AssistantTurns = "all") -> Encoded:
+    """Encode one example; many at once are encoded in `engine.data.store`.
+
+    Raises:
+        TemplateRefusal: If the chat template refuses the conversation.
+    """
+    cut, _ = pieces(codec, example, assistant_turns=assistant_turns)
+    ids = [codec.encode([piece.text], literal=piece.literal)[0] for piece in cut]
+    return assemble(codec, cut, ids, is_text=getattr(example, "kind", "chat") == "text")
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool = False
-) -> str:
-    """Apply the chat template, in transformers' sandbox, and return the text."""
-    plain = [{"role": message.role, "content": message.content} for message in messages]
+def encode_prompt(codec: Codec, messages: Sequence[Message]) -> list[int]:
+    """Encode a conversation that ends with a user turn, ready for generation, exactly as training sees it.
+
+    Raises:
+        UserError: If the chat template refuses the conversation.
+    """
     try:
-        return tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        problem = f"The model's chat template refuses a conversation: {error}."
-        raise UserError(problem, fix="see the model's card for the roles it knows.") from None
+        found = _prompt_pieces(codec, messages)
+    except TemplateRefusal as refusal:
+        raise UserError(f"This conversation cannot be sent: {refusal}.", fix="change the roles or the text.") from None
+    return [token for piece in found for token in codec.encode([piece.text], literal=piece.literal)[0]]
 
 
-def _through_end_of_turn(text: str, content: str, eos_token: str | None) -> str:
+def _prompt_pieces(codec: Codec, messages: Sequence[Message]) -> list[Piece]:
+    lifted, words = _lift(messages, codec)
+    answers = [index for index, message in enumerate(lifted) if message.role == "assistant"]
+    text = codec.render(plain_messages(lifted), add_generation_prompt=True)
+    cut, done = _cut(codec, lifted, answers, None), ""
+    found: list[Piece] = []
+    for prompt, answer in cut or ():
+        found += [*_split(prompt, supervised=False, words=words, codec=codec)]
+        found += [*_split(answer, supervised=False, words=words, codec=codec)]
+        done += prompt + answer
+    if not text.startswith(done):  # a template that rewrites earlier turns: encode what it makes of the whole
+        found, done = [], ""
+    return [*found, *_split(text[len(done) :], supervised=False, words=words, codec=codec)]
+
+
+def _cut(
+    codec: Codec, messages: Sequence[Message], answers: Sequence[int], tools: list[object] | None
+) -> list[tuple[str, str]] | None:
+    """Return (prompt, answer) for each answer, in order; None if the template rewrites what came before."""
+    plain = plain_messages(messages)
+    cut, done = [], ""
+    for index in answers:
+        prompt = codec.render(plain[:index], add_generation_prompt=True, tools=tools)
+        whole = codec.render(plain[: index + 1], tools=tools)
+        if not whole.startswith(prompt):
+            # the generation prompt says more than the finished turn (an opened <think>): cut right before the words
+            without = codec.render(plain[:index], tools=tools)
+            content = messages[index].content.strip()
+            at = whole.find(content, len(without)) if content and whole.startswith(without) else -1
+            if at < 0:
+                return None
+            prompt = whole[:at]
+        if not prompt.startswith(done):
+            return None
+        answer = _through_end_of_turn(whole[len(prompt) :], messages[index].content, codec.eos_token)
+        cut.append((prompt[len(done) :], answer))
+        done = prompt + answer
+    return cut
+
+
+def _through_end_of_turn(text: str, content: str, eos_token: str) -> str:
     """Cut what a template prints after the answer's end-of-turn token (a newline, as a rule)."""
     start = text.find(content.strip())
     after = start + len(content.strip()) if start >= 0 else len(text)
-    end = text.find(eos_token, after) if eos_token else -1
+    end = text.find(eos_token, after)
     if end >= 0:
-        return text[: end + len(eos_token or "")]
+        return text[: end + len(eos_token)]
     return text.rstrip() or text
 
 
-def _encode_piece(tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Message]) -> list[int]:
-    """Encode a piece of a rendered conversation; special tokens only where the template wrote them."""
-    specials = [token for token in tokenizer.all_special_tokens if token]
-    dangerous = [m.content.strip() for m in messages if any(token in m.content for token in specials)]
-    if not dangerous:
-        return _ids(tokenizer, text)
-    ids: list[int] = []
-    cut = re.compile("|".join(re.escape(content) for content in sorted(dangerous, key=len, reverse=True)))
-    position = 0
-    for match in cut.finditer(text):
-        ids += _ids(tokenizer, text[position : match.start()])
-        ids += _ids(tokenizer, match.group(), split_special_tokens=True)
-        position = match.end()
-    return ids + _ids(tokenizer, text[position:])
+def _lift(messages: Sequence[Message], codec: Codec) -> tuple[Sequence[Message], list[str]]:
+    """Replace words that spell a special token by placeholders; return the messages and the words."""
+    words: list[str] = []
+    pattern = codec.special_pattern
+    if not any(pattern.search(m.content) or pattern.search(getattr(m, "tool_calls", "")) for m in messages):
+        return messages, words
+    lifted = []
+    for message in messages:
+        content, words = _lift_text(message.content, codec, words)
+        changed = {"content": content}
+        if calls := getattr(message, "tool_calls", ""):
+            changed["tool_calls"], words = _lift_text(calls, codec, words)
+        lifted.append(replace(message, **changed))
+    return lifted, words
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, split_special_tokens: bool = False) -> list[int]:
-    if not text:
-        return []
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"])
+def _lift_text(text: str, codec: Codec, words: list[str]) -> tuple[str, list[str]]:
+    found = list(words)
+
+    def put(match: re.Match[str]) -> str:
+        found.append(match.group())
+        return f"{_OPEN}{len(found) - 1}{_CLOSE}"
+
+    return (codec.special_pattern.sub(put, text), found) if text else (text, found)
+
+
+def _split(text: str, *, supervised: bool, words: Sequence[str] | None, codec: Codec) -> Iterator[Piece]:
+    """Yield the pieces of a rendered stretch: template and data as they are, lifted words literally."""
+    if words is None:  # plain text, never rendered: one literal piece if it spells a special token
+        yield Piece(text, supervised, literal=codec.special_pattern.search(text) is not None)
+        return
+    if not words:
+        if text:
+            yield Piece(text, supervised)
+        return
+    for number, part in enumerate(re.split(f"{_OPEN}([0-9]+){_CLOSE}", text)):
+        if number % 2 and int(part) < len(words):
+            yield Piece(words[int(part)], supervised, literal=True)
+        elif part:
+            yield Piece(part, supervised)
+
+
+def _parse_tools(text: str) -> list[object] | None:
+    return list(json.loads(text)) if text else None

@@ -25,10 +25,12 @@ from engine.contract.places import DataRoot, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
 from engine.contract.taskfile import Example, Message, iter_examples
+from engine.data.codec import Codec
 from engine.data.tokenize import encode_prompt
 from engine.launch.command import resolve_device
-from engine.model.load import comparison_dtype, load_model, load_tokenizer
+from engine.model.load import comparison_dtype, load_model
 from engine.model.sources import resolve_model
+from engine.model.tokenizer import load_tokenizer
 from engine.train.checkpoint import choose_checkpoint
 
 Progress = Callable[[str, float | None], None]
@@ -162,10 +164,10 @@ def parity_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[l
         except (UserError, StopIteration):
             continue
     examples.append(Example((Message("user", "Write a short Python function."), Message("assistant", "")), 0))
-    prompts = []
-    for example in examples[:PARITY_PROMPTS]:
+    prompts, codec = [], Codec.of(tokenizer)
+    for example in [e for e in examples if e.messages[0].role != "assistant"][:PARITY_PROMPTS]:
         end = next(i for i, message in enumerate(example.messages) if message.role == "assistant")
-        prompts.append(encode_prompt(tokenizer, example.messages[:end])[-512:])
+        prompts.append(encode_prompt(codec, example.messages[:end])[-512:])
     return prompts
 
 

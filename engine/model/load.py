@@ -1,6 +1,6 @@
 """Base model and adapter, ready to train; every decision is told with its reason.
 
-    folder -> tokenizer (+ chat template) -> model in its dtype -> [4-bit] -> [LoRA on all linear layers but the head]
+    folder -> model in its dtype -> [4-bit] -> [LoRA on all linear layers but the head]
 
 Native transformers classes and safetensors only; `trust_remote_code` is False everywhere.
 """
@@ -18,37 +18,16 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from engine.contract.errors import UserError
 from engine.contract.recipe import LoraSection, ModelSection
-from engine.data.tokenize import ensure_chat_template
 from engine.launch.devices import inventory
 
 Tell = Callable[[str], None]
 """Takes a sentence: what was decided and why."""
-
-
-def load_tokenizer(folder: Path, tell: Tell) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder and make sure it has a chat template.
-
-    Raises:
-        UserError: If the folder holds no tokenizer that transformers can read.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        problem = f"The tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}"
-        raise UserError(problem, fix="choose a model with tokenizer.json.", field="model_name_or_path") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if ensure_chat_template(tokenizer):
-        tell("Chat template: MFTCoder's role markers (the tokenizer brings none).")
-    return tokenizer
 
 
 def choose_dtype(section: ModelSection, method: str, device: str) -> tuple[torch.dtype, str]:

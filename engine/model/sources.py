@@ -54,6 +54,20 @@ def resolve_model(
         return _fetch(name_or_path, root, revision, progress)
 
 
+def resolve_tokenizer(name_or_path: str, *, root: DataRoot, revision: str | None = None) -> Path:
+    """Return a folder with at least the model's tokenizer; from the hub only its few megabytes are downloaded.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    found = find_local(name_or_path, root, revision=revision)
+    if found is not None:
+        return found
+    if name_or_path == STARTER_MODEL:
+        return resolve_model(name_or_path, root=root, revision=revision)
+    return _from_hub(name_or_path, revision, lambda *_: None, weights=False)
+
+
 def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) -> Path:
     progress(f"asking the Hugging Face hub for {name}", None)
     trouble = ""
@@ -68,7 +82,7 @@ def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) 
     return make_starter(cache_folder(name, root), progress)
 
 
-def _from_hub(name: str, revision: str | None, progress: Progress) -> Path:
+def _from_hub(name: str, revision: str | None, progress: Progress, *, weights: bool = True) -> Path:
     """Download a model into the Hugging Face cache, which resumes cut downloads and checks hashes."""
     import httpx2 as httpx  # what huggingface_hub 2 is built on
     from huggingface_hub import HfApi, snapshot_download
@@ -85,6 +99,9 @@ def _from_hub(name: str, revision: str | None, progress: Progress) -> Path:
         if not any(file.endswith(".safetensors") for file in files):
             fix = "choose another model, or convert it once with save_pretrained."
             raise refuse(f"{name} has no safetensors weights on the hub; pickled ones are not loaded.", fix)
+        if not weights:
+            patterns = [pattern for pattern in WANTED_FILES if "safetensors" not in pattern]
+            return Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns))
         size = sum(size for file, size in files.items() if file.endswith(".safetensors"))
         require_free(Path.home(), size, what=f"{name} ({size / 2**30:.1f} GiB)")
         progress(f"downloading {name} ({size / 2**30:.1f} GiB)", None)

@@ -130,11 +130,13 @@ class RunCallback(TrainerCallback):
         }
         if trainer.last_grad_norm is not None:
             row["optim/grad_norm"] = float(trainer.last_grad_norm)
-        for task, nll, count, share in zip(trainer.tasks, sums["nll"], sums["num_tokens"], sums["share"], strict=True):
+        columns = (sums["nll"], sums["num_tokens"], sums["share"], sums["num_rows"])
+        for task, nll, count, share, rows in zip(trainer.tasks, *columns, strict=True):
             if count:  # an absent task has no point: 0 would be a lie
                 row[task_key(task.name, "loss")] = nll / count
                 row[task_key(task.name, "num_tokens")] = int(count)
             row[task_key(task.name, "weight")] = share / steps
+            row[task_key(task.name, "num_rows")] = int(rows)
         self.record.metrics(row)
         self._logged_step, self._logged_at = state.global_step, now
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import Problem, UserError
-from engine.contract.files import replace_json
+from engine.contract.files import read_json, replace_json
+from engine.contract.metrics import task_key
 from engine.contract.places import data_root, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
@@ -77,6 +78,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
         record.event("resume", f"Resumed from {resumed.name}.", checkpoint=resumed.name)
     record.phase("measuring the base model" if not resumed else "loading the checkpoint")
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    _tell_realised(record, trainer)
     stopped = trainer.state.global_step < trainer.state.max_steps
     text = f"Stopped at step {trainer.state.global_step}." if stopped else "Finished."
     record.event("end", text, step=trainer.state.global_step)
@@ -88,10 +90,13 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     """Build everything a run needs, telling each decision; returns the trainer and its callback."""
     from transformers import set_seed
 
+    from engine.data.codec import Codec
     from engine.data.collate import MixtureDataset
-    from engine.data.taskset import load_tasks, report_json
-    from engine.model.load import add_adapter, load_model, load_tokenizer
+    from engine.data.prepare import prepare, report_json
+    from engine.data.preview import plan
+    from engine.model.load import add_adapter, load_model
     from engine.model.sources import resolve_model
+    from engine.model.tokenizer import load_tokenizer
     from engine.train.callbacks import RunCallback
     from engine.train.run_trainer import RunTrainer, training_arguments
 
@@ -104,14 +109,15 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         progress=lambda text, share: record.phase(f"model: {text}" + (f" {share:.0%}" if share else "")),
     )
     record.event("model", f"Model: {recipe.model_name_or_path}.")
-    tokenizer = load_tokenizer(folder, tell)
+    tokenizer = load_tokenizer(folder, tell, chat_template=recipe.data.chat_template)
     record.phase("reading and encoding the tasks")
-    tasks, reports = load_tasks(recipe, tokenizer, lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"))
-    if record.rank == 0:
-        replace_json(run.report_file, report_json(reports))
-    for report in reports:
-        text = f"Task {report.name}: {report.num_train} to train, {report.num_heldout} held out"
-        record.event("data", "; ".join([text, *report.warnings]) + ".")
+    prepared = prepare(
+        recipe,
+        Codec.of(tokenizer),
+        data_root().make().prepared,
+        lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"),
+    )
+    _tell_data(run, recipe, record, prepared, report_json(recipe, prepared))
     record.phase("loading the model")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
     model: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=tell)
@@ -119,17 +125,18 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         model = add_adapter(model, recipe.lora, tell)
     _check_disk(run, recipe, model)
     callback = RunCallback(record, recipe.record)
-    dataset = MixtureDataset(tasks)
+    mixture, dataset = plan(recipe, prepared.facts), MixtureDataset(prepared.tasks)
     trainer = RunTrainer(
         run=run,
         record=record,
         save_total_limit=recipe.record.save_total_limit,
-        tasks=tasks,
+        tasks=prepared.tasks,
+        mixture=mixture,
+        packing=recipe.data.packing,
         reduction=recipe.loss.reduction,
-        data_seed=recipe.seed,
         eval_batch_size=recipe.record.per_device_eval_batch_size,
         model=model,
-        args=training_arguments(recipe, run, device=device, num_examples=len(dataset)),
+        args=training_arguments(recipe, run, device=device, num_steps=mixture.num_steps),
         train_dataset=dataset,
         processing_class=tokenizer,
         callbacks=[callback],
@@ -137,6 +144,44 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     callback.trainer = trainer
     _check_world(trainer, recipe, record)
     return trainer, callback
+
+
+def _tell_data(run: RunDir, recipe: Recipe, record: RunRecord, prepared: Any, report: dict[str, Any]) -> None:
+    """Write data/report.json and say in events what became of every task.
+
+    Raises:
+        UserError: If the run was begun with other data: the order of its examples would not be the one it has seen.
+    """
+    before = {task.get("path"): task.get("sha256") for task in (read_json(run.report_file) or {}).get("tasks", ())}
+    changed = [
+        facts.name
+        for facts, source in zip(prepared.facts, prepared.sources, strict=True)
+        if before.get(source["path"], source["sha256"]) != source["sha256"]
+    ]
+    if changed:
+        problem = f"The data of {', '.join(changed)} changed since this run was begun."
+        raise UserError(problem, fix="put the file back, or start a new run with the new data.", field="tasks")
+    if record.rank == 0:
+        replace_json(run.report_file, report)
+    for facts, notes, source in zip(prepared.facts, prepared.notes, prepared.sources, strict=True):
+        cached = " (from the cache)" if source["from_cache"] else ""
+        text = f"Task {facts.name}: {facts.num_rows} to train, {facts.num_heldout} held out{cached}"
+        record.event("data", "; ".join([text, *notes]) + ".")
+    mix = prepared.preview
+    if mix.ended_by_caps:
+        text = f"Every task reaches its max_epochs after {mix.steps} steps, so the run ends there."
+        record.event("data", text)
+
+
+def _tell_realised(record: RunRecord, trainer: Any) -> None:
+    """Say how many rows of each task the run has seen, beside what was planned for so many steps."""
+    rows = {row["step"]: row for row in record.run.metrics()[0] if "train/loss" in row}
+    names = [task.name for task in trainer.tasks]
+    seen = {name: sum(int(row.get(task_key(name, "num_rows")) or 0) for row in rows.values()) for name in names}
+    share = trainer.state.global_step / trainer.state.max_steps
+    planned = {name: round(count * share, 1) for name, count in zip(names, trainer.mixture.drawn.tolist(), strict=True)}
+    words = ", ".join(f"{name} {count}" for name, count in seen.items())
+    record.event("mixture", f"Rows seen: {words}.", realised=seen, planned=planned)
 
 
 def _check_disk(run: RunDir, recipe: Recipe, model: Any) -> None:

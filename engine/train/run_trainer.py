@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,7 @@ class RunTrainer(MultiTaskTrainer):
         self.record.update(phase=phase)
 
 
-def total_steps(recipe: Recipe, num_examples: int) -> int:
-    """Return the optimizer steps of a run over `num_examples` examples; a last, partial batch is a step too."""
-    optim = recipe.optim
-    per_step = optim.per_device_train_batch_size * optim.gradient_accumulation_steps * recipe.launch.num_processes
-    return optim.max_steps or max(1, math.ceil(optim.num_train_epochs * num_examples / per_step))
-
-
-def training_arguments(recipe: Recipe, run: RunDir, *, device: str, num_examples: int) -> TrainingArguments:
+def training_arguments(recipe: Recipe, run: RunDir, *, device: str, num_steps: int) -> TrainingArguments:
     """Return the Trainer's arguments for a recipe; logging, evaluation and saving are decided by our callback."""
     optim, full = recipe.optim, recipe.method == "full"
     bf16 = full and recipe.model.dtype in ("auto", "bfloat16") and _native_bf16(device)
@@ -71,7 +63,7 @@ def training_arguments(recipe: Recipe, run: RunDir, *, device: str, num_examples
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr": optim.min_lr},
         "warmup_steps": optim.warmup_steps,
-        "max_steps": total_steps(recipe, num_examples),
+        "max_steps": num_steps,
         "per_device_train_batch_size": optim.per_device_train_batch_size,
         "gradient_accumulation_steps": optim.gradient_accumulation_steps,
         "weight_decay": optim.weight_decay,

@@ -18,8 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import Trainer
 
-from engine.data.collate import StreamSampler, TaskExample, collate
-from engine.data.taskset import Task
+from engine.data.collate import Collator, MixtureSampler
+from engine.data.mixture import Mixture
+from engine.data.prepare import Task
+from engine.data.tokenize import Encoded
 from engine.train.loss import Reduction, per_task_sum, task_coefficients, token_nll
 
 CONTINUE, SAVE, STOP = 0, 1, 2
@@ -32,20 +34,29 @@ class MultiTaskTrainer(Trainer):
     Args:
         tasks: The tasks, in the recipe's order.
         reduction: How tokens are weighted, see `engine.train.loss`.
-        data_seed: Seed of the training order.
+        mixture: How often each task is seen, and in which order.
+        packing: The recipe's `data.packing`: whether batches are padded, and grouped by length.
         eval_batch_size: Examples per forward pass of the evaluation.
         arguments: Those of `transformers.Trainer`; `max_steps` must be set.
     """
 
     def __init__(
-        self, *, tasks: Sequence[Task], reduction: Reduction, data_seed: int, eval_batch_size: int, **arguments: Any
+        self,
+        *,
+        tasks: Sequence[Task],
+        mixture: Mixture,
+        reduction: Reduction,
+        eval_batch_size: int,
+        packing: str = "padding_free",
+        **arguments: Any,
     ) -> None:
-        super().__init__(data_collator=collate, **arguments)
+        self.collator = Collator(len(tasks), padded=packing in ("padding", "length_grouped"))
+        super().__init__(data_collator=self.collator, **arguments)
         # The loss below is already the share of the whole optimizer step: no division by accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
         self.tasks, self.reduction = tasks, reduction
-        self.data_seed, self.eval_batch_size = data_seed, eval_batch_size
+        self.mixture, self.packing, self.eval_batch_size = mixture, packing, eval_batch_size
         device = self.args.device
         self.task_weights = torch.tensor([task.weight for task in tasks], dtype=torch.float32, device=device)
         self.wanted = CONTINUE
@@ -63,11 +74,12 @@ class MultiTaskTrainer(Trainer):
         self._num_supervised = torch.zeros(size, dtype=torch.float64, device=device)
         self._objective = torch.zeros((), dtype=torch.float64, device=device)
         self._share = torch.zeros(size, dtype=torch.float64, device=device)
+        self._num_rows = torch.zeros(size, dtype=torch.float64, device=device)
         self._window_tokens = torch.zeros((), dtype=torch.long, device=device)
 
     @property
     def global_batch_size(self) -> int:
-        """Examples per optimizer step, over all micro-batches and ranks."""
+        """Rows (examples, or packs) per optimizer step, over all micro-batches and ranks."""
         return self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     @property
@@ -75,9 +87,12 @@ class MultiTaskTrainer(Trainer):
         """Passes over the data so far. (To the Trainer, whose state counts too, the whole stream is one epoch.)"""
         return self.state.global_step * self.global_batch_size / len(self.train_dataset)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> StreamSampler:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        return StreamSampler(len(dataset), seed=self.data_seed, total=self.args.max_steps * self.global_batch_size)
+    def _get_train_sampler(self, train_dataset: Any = None) -> MixtureSampler:
+        if self.mixture.rows_per_step != self.global_batch_size:
+            planned, real = self.mixture.rows_per_step, self.global_batch_size
+            raise ValueError(f"the mixture was planned for {planned} rows per step, the run has {real}")
+        lengths = self.train_dataset.lengths() if self.packing == "length_grouped" else None
+        return MixtureSampler(self.mixture, lengths=lengths)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Tensor]], num_batches: int, device: torch.device
@@ -85,10 +100,11 @@ class MultiTaskTrainer(Trainer):
         """Collect the micro-batches of one optimizer step and count their supervised tokens over all ranks."""
         window = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
         size = len(self.tasks)
-        counts = torch.zeros(size + 3, dtype=torch.long, device=device)
+        counts = torch.zeros(2 * size + 3, dtype=torch.long, device=device)
         for batch in window:
             counts[:size] += torch.bincount(batch["target_task"], minlength=size).to(device)
-            counts[size] += batch["input_ids"].numel()
+            counts[size] += batch["attention_mask"].sum() if self.collator.padded else batch["input_ids"].numel()
+            counts[size + 3 :] += batch["num_rows"].to(device)
         # stop and save requests ride along, so that all ranks leave at the same step
         counts[size + SAVE] = int(self.wanted == SAVE)
         counts[size + STOP] = int(self.wanted == STOP)
@@ -98,6 +114,7 @@ class MultiTaskTrainer(Trainer):
             self.requested = STOP if counts[size + STOP] > 0 else SAVE if counts[size + SAVE] > 0 else CONTINUE
         self._coefficients = task_coefficients(counts[:size], self.task_weights, reduction=self.reduction)
         self._share += (self._coefficients * counts[:size]).double()
+        self._num_rows += counts[size + 3 :].double()
         self._window_tokens += counts[size]
         return window, None
 
@@ -125,20 +142,21 @@ class MultiTaskTrainer(Trainer):
         """Return what was summed up since the last call, over all ranks; every rank must call it at the same step.
 
         Returns:
-            `nll` and `num_tokens` per task (T,); `objective` and `share` (T,), summed over the steps; `tokens`, prompts
-            included.
+            `nll` and `num_tokens` per task (T,); `objective` and `share` (T,), summed over the steps; `num_rows` (T,);
+            `tokens`, prompts included.
         """
         size = len(self.tasks)
         local = torch.cat([self._nll, self._num_supervised, self._objective.reshape(1)])
         if self.args.world_size > 1:
             dist.all_reduce(local)
-        values = torch.cat([local, self._share, self._window_tokens.double().reshape(1)]).tolist()
+        values = torch.cat([local, self._share, self._num_rows, self._window_tokens.double().reshape(1)]).tolist()
         self.reset_sums()
         return {
             "nll": values[:size],
             "num_tokens": values[size : 2 * size],
             "objective": values[2 * size],
-            "share": values[2 * size + 1 : -1],
+            "share": values[2 * size + 1 : 3 * size + 1],
+            "num_rows": values[3 * size + 1 : -1],
             "tokens": values[-1],
         }
 
@@ -159,7 +177,7 @@ class MultiTaskTrainer(Trainer):
         for start in range(0, len(batches), world):
             mine = start + rank
             # sharded models need the same number of forwards everywhere: a rank without work repeats and discards
-            batch = self._prepare_inputs(collate(batches[min(mine, len(batches) - 1)]))
+            batch = self._prepare_inputs(self.collator(batches[min(mine, len(batches) - 1)]))
             with self.compute_loss_context_manager():
                 nll = supervised_nll(model, batch)
             if mine < len(batches):
@@ -171,15 +189,15 @@ class MultiTaskTrainer(Trainer):
         values = sums.tolist()
         return values[:size], values[size:]
 
-    def _eval_batches(self) -> list[list[TaskExample]]:
+    def _eval_batches(self) -> list[list[tuple[int, list[Encoded]]]]:
         """Held-out examples of all tasks, sorted by length so that a batch holds similar ones."""
-        items = [(index, example) for index, task in enumerate(self.tasks) for example in task.heldout]
-        items.sort(key=lambda item: len(item[1].input_ids))
+        items = [(index, [example]) for index, task in enumerate(self.tasks) for example in task.heldout]
+        items.sort(key=lambda item: len(item[1][0].input_ids))
         return [items[i : i + self.eval_batch_size] for i in range(0, len(items), self.eval_batch_size)]
 
 
 def supervised_nll(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the nll of every supervised token of a padding-free row.
+    """Return the nll of every supervised token of a batch.
 
     Args:
         model: A causal language model, wrapped or not.
@@ -189,10 +207,8 @@ def supervised_nll(model: Any, inputs: dict[str, Tensor]) -> Tensor:
         Nats, float32, shape (M,).
     """
     # the head is computed at supervised positions only, in one call; use_cache=False, else packed rows see each other
-    output = model(
-        input_ids=inputs["input_ids"],
-        position_ids=inputs["position_ids"],
-        use_cache=False,
-        logits_to_keep=inputs["keep"],
-    )
-    return token_nll(output.logits[0], inputs["targets"])
+    given = {name: inputs[name] for name in ("input_ids", "position_ids", "attention_mask") if name in inputs}
+    logits = model(**given, use_cache=False, logits_to_keep=inputs["keep"]).logits
+    # one row: its kept columns are the supervised positions already; several: each takes its own of their union
+    chosen = logits[0] if logits.shape[0] == 1 else logits[inputs["row"], inputs["column"]]
+    return token_nll(chosen, inputs["targets"])

@@ -29,7 +29,7 @@ def test_a_run_leaves_the_directory_of_the_contract(finished):
     assert {"task/short/loss", "task/long/loss", "task/long/num_tokens", "perf/tokens_per_second"} <= set(rows[1])
     assert [path.name for path in finished.checkpoint_dirs()] == ["step-000003", "step-000006"]
     report = json.loads(finished.report_file.read_text())
-    assert [(t["name"], t["num_train"], t["num_heldout"]) for t in report["tasks"]] == [
+    assert [(t["name"], t["num_rows"], t["num_heldout"]) for t in report["tasks"]] == [
         ("short", 16, 4),
         ("long", 7, 2),
     ]

@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from engine.data.collate import MixtureDataset, StreamSampler, epoch_order
-from engine.data.taskset import Task
+from engine.data.collate import MixtureDataset, MixtureSampler
+from engine.data.mixture import MixTask, Mixture, plan_mixture
+from engine.data.prepare import Task
 from engine.data.tokenize import IGNORE, Encoded
 from engine.train.trainer import MultiTaskTrainer
 from tests.tiny_model import tiny_llama
@@ -27,7 +28,7 @@ def three_tasks() -> list[Task]:
     """Return tasks of unequal size, length and weight: 16 examples in all."""
     sizes = {"long": (4, 31, 7, 0.5), "short": (9, 9, 5, 3.0), "rare": (3, 17, 2, 0.2)}
     return [
-        Task(name, weight, [example(length + i, prompt, 100 * k + i) for i in range(count)], [])
+        Task(name, weight, [[example(length + i, prompt, 100 * k + i)] for i in range(count)], [])
         for k, (name, (count, length, prompt, weight)) in enumerate(sizes.items())
     ]
 
@@ -51,7 +52,7 @@ def train(folder: Path, tasks: list[Task], *, batch: int, accumulate: int, steps
     trainer = MultiTaskTrainer(
         tasks=tasks,
         reduction=reduction,
-        data_seed=5,
+        mixture=mixture_of(tasks, rows_per_step=batch * accumulate, steps=steps),
         eval_batch_size=4,
         model=model,
         train_dataset=MixtureDataset(tasks),
@@ -61,6 +62,11 @@ def train(folder: Path, tasks: list[Task], *, batch: int, accumulate: int, steps
     norms.trainer = trainer
     trainer.train()
     return norms.rows, model
+
+
+def mixture_of(tasks: list[Task], *, rows_per_step: int, steps: int) -> Mixture:
+    known = [MixTask(name=task.name, num_rows=len(task.train)) for task in tasks]
+    return plan_mixture(known, max_steps=steps, rows_per_step=rows_per_step, seed=5)
 
 
 def plain_arguments(folder: Path, *, batch: int, accumulate: int, steps: int) -> TrainingArguments:
@@ -106,10 +112,10 @@ def plain_loop(tasks: list[Task], *, global_batch: int, steps: int) -> tuple[lis
     model = tiny_llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     dataset, losses = MixtureDataset(tasks), []
-    stream = [i for epoch in range(9) for i in epoch_order(len(dataset), seed=5, epoch=epoch)]
+    stream = list(MixtureSampler(mixture_of(tasks, rows_per_step=global_batch, steps=steps)))
     for step in range(steps):
         nll: dict[int, list[torch.Tensor]] = {}
-        for task, item in (dataset[i] for i in stream[step * global_batch : (step + 1) * global_batch]):
+        for task, (item,) in (dataset[i] for i in stream[step * global_batch : (step + 1) * global_batch]):
             logits = model(torch.tensor([item.input_ids])).logits[0, :-1]
             labels = torch.tensor(item.labels[1:])
             nll.setdefault(task, []).append(
@@ -126,17 +132,17 @@ def plain_loop(tasks: list[Task], *, global_batch: int, steps: int) -> tuple[lis
 
 def test_one_task_of_weight_one_is_the_stock_trainer(tmp_path):
     """With a single task the loss is transformers' own token mean over the optimizer step."""
-    task = Task("only", 1.0, [example(20, 6, i) for i in range(12)], [])
+    task = Task("only", 1.0, [[example(20, 6, i)] for i in range(12)], [])
     rows, _ = train(tmp_path, [task], batch=3, accumulate=2, steps=2)
 
     items = [
         {"input_ids": torch.tensor(e.input_ids), "labels": torch.tensor(e.labels), "attention_mask": torch.ones(20)}
-        for e in copy.deepcopy(task.train)
+        for (e,) in copy.deepcopy(task.train)
     ]
 
     class Stock(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            return StreamSampler(len(items), seed=5, total=len(items))
+            return MixtureSampler(mixture_of([task], rows_per_step=6, steps=2))
 
     stock = Stock(
         model=tiny_llama(), args=plain_arguments(tmp_path, batch=3, accumulate=2, steps=2), train_dataset=items
