@@ -9,6 +9,7 @@ Workers load neither torch nor a model: a codec is all they need.
 from __future__ import annotations
 
 import fcntl
+import logging
 import multiprocessing
 import os
 import secrets
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from engine.contract.files import replace_json
 from engine.contract.places import require_free
 from engine.contract.taskfile import Example, TaskScan, scan_examples, source_digest, source_size
 from engine.data.codec import Codec
-from engine.data.store import CHUNK, SCHEMA, VERSION, EncodedChunk, TokenStore, cache_key, encode_chunk
+from engine.data.store import CHUNK, SCHEMA, VERSION, EncodedChunk, NotTheSame, TokenStore, cache_key, encode_chunk
 from engine.data.tokenize import AssistantTurns
+from engine.launch.processes import die_with_parent
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
 MAX_WORKERS = 16
-BYTES_PER_WORKER = 1 << 20
-"""A worker costs two seconds to start: a file smaller than this is encoded here."""
+BYTES_PER_WORKER = {True: 16 << 20, False: 2 << 20}
+"""A worker costs two seconds to start: one is used for each so many bytes of the file, more if encoding is fast."""
 CACHE_LIMIT_BYTES = 50 * 2**30
 """Stores that were not used for longest are removed above this."""
 
@@ -47,6 +51,8 @@ class EncodeSettings:
 
     codec: Codec
     assistant_turns: AssistantTurns = "all"
+    shortcuts: bool = True
+    """Use faster ways that are compared with the tokenizer and the template as they go."""
 
 
 @dataclass(slots=True)
@@ -96,7 +102,11 @@ def open_store(
     with _locked(cache / f".{folder.name}.lock"):
         if (store := _open(folder)) is not None:
             return store, True
-        _build(path, columns, settings, folder, progress)
+        try:
+            _build(path, columns, settings, folder, progress)
+        except NotTheSame as place:
+            logger.warning("a faster way of encoding gave other tokens at %s: encoding again without", place)
+            _build(path, columns, replace(settings, shortcuts=False), folder, progress)
     _prune(cache, keep=folder)
     store = _open(folder)
     assert store is not None, f"{folder} was just built"
@@ -125,7 +135,7 @@ def _build(path: Path, columns: Any, settings: EncodeSettings, folder: Path, pro
     size = source_size(path)
     # int32 ids need about as many bytes as the text they stand for
     require_free(folder.parent, 2 * size, what="Storing the encoded examples")
-    workers = min(os.cpu_count() or 1, MAX_WORKERS, size // BYTES_PER_WORKER)
+    workers = min(os.cpu_count() or 1, MAX_WORKERS, size // BYTES_PER_WORKER[settings.codec.is_fast])
     temporary = folder.with_name(f".new-{folder.name}-{secrets.token_hex(4)}")
     temporary.mkdir(mode=0o700)
     try:
@@ -145,7 +155,7 @@ def _build(path: Path, columns: Any, settings: EncodeSettings, folder: Path, pro
 def _scan_here(path: Path, columns: Any, settings: EncodeSettings, build: _Build, progress: Progress) -> TaskScan:
     def flush() -> None:
         if build.examples:
-            build.take(encode_chunk(settings.codec, build.examples, assistant_turns=settings.assistant_turns))
+            build.take(_encode(settings, build.examples))
             build.examples = []
             progress("encoding", 0.0)
 
@@ -163,7 +173,7 @@ def _scan_with_workers(
     path: Path, columns: Any, settings: EncodeSettings, build: _Build, workers: int, progress: Progress
 ) -> TaskScan:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of torch and tokenizers
-    arguments = (settings.codec, settings.assistant_turns, os.getpid())
+    arguments = (settings, os.getpid())
     try:
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
 
@@ -190,23 +200,26 @@ def _scan_with_workers(
         raise UserError("A process that encodes the examples was ended, perhaps for lack of memory.", fix=fix) from None
 
 
-_WORKER: list[Any] = []
-"""Codec and supervised turns of this worker process."""
+_WORKER: list[EncodeSettings] = []
+"""The settings of this worker process."""
 
 
-def _start_worker(codec: Codec, assistant_turns: AssistantTurns, parent: int) -> None:
-    from engine.launch.processes import die_with_parent
-
+def _start_worker(settings: EncodeSettings, parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    os.environ["RAYON_NUM_THREADS"] = "1"
     die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    _WORKER[:] = [codec, assistant_turns]
+    _WORKER[:] = [settings]
 
 
 def _work(examples: list[Example]) -> EncodedChunk:
-    codec, assistant_turns = _WORKER
-    return encode_chunk(codec, examples, assistant_turns=assistant_turns)
+    return _encode(_WORKER[0], examples)
+
+
+def _encode(settings: EncodeSettings, examples: list[Example]) -> EncodedChunk:
+    turns, shortcuts = settings.assistant_turns, settings.shortcuts
+    return encode_chunk(settings.codec, examples, assistant_turns=turns, shortcuts=shortcuts)
 
 
 def _meta(scan: TaskScan, build: _Build) -> dict[str, Any]:

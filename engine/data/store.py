@@ -32,6 +32,8 @@ VERSION = 1
 """Raise it when encoding changes: old caches are then never read."""
 CHUNK = 2048
 """Examples per Arrow record batch; every batch but the last has this many."""
+COMPARED = 64
+"""One example in this many is encoded the slow way too."""
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -54,30 +56,42 @@ class EncodedChunk:
     """Examples of which only the last answer is supervised, because the template rewrites earlier turns."""
 
 
-def encode_chunk(codec: Codec, examples: Sequence[Example], *, assistant_turns: AssistantTurns) -> EncodedChunk:
+class NotTheSame(Exception):
+    """A shortcut gave other tokens than the tokenizer and the template themselves."""
+
+
+def encode_chunk(
+    codec: Codec, examples: Sequence[Example], *, assistant_turns: AssistantTurns, shortcuts: bool = True
+) -> EncodedChunk:
     """Encode examples together, each piece by itself, all texts in one call of the tokenizer.
 
     Args:
         codec: Tokenizer and chat template.
         examples: At most `CHUNK`.
         assistant_turns: Which answers are supervised.
+        shortcuts: Use `fastokens` and shapes, and compare every `COMPARED`th example with the slow way.
+
+    Raises:
+        NotTheSame: If that comparison fails.
     """
     cuts: list[list[Piece]] = []
     refused, rewritten = [], 0
     for example in examples:
         try:
-            cut, rewrites = pieces(codec, example, assistant_turns=assistant_turns)
+            cut, rewrites = pieces(codec, example, assistant_turns=assistant_turns, by_shape=shortcuts)
         except TemplateRefusal as refusal:
             cut, rewrites = [], False
             refused.append((example.line, str(refusal)))
         cuts.append(cut)
         rewritten += rewrites
     flat = [piece for cut in cuts for piece in cut]
-    ids = iter(_encode_pieces(codec, flat))
+    ids = iter(_encode_pieces(codec, flat, fast=shortcuts))
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for example, cut in zip(examples, cuts, strict=True):
+    for number, (example, cut) in enumerate(zip(examples, cuts, strict=True)):
         parts = [next(ids) for _ in cut]
         encoded = assemble(codec, cut, parts, is_text=bool(cut) and getattr(example, "kind", "chat") == "text")
+        if shortcuts and cut and number % COMPARED == 0:
+            _compare(codec, example, encoded, assistant_turns)
         columns["input_ids"].append(encoded.input_ids)
         columns["spans"].append(_spans(encoded, cut, parts))
         columns["line"].append(example.line)
@@ -179,15 +193,25 @@ class TokenStore:
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _encode_pieces(codec: Codec, flat: Sequence[Piece]) -> list[list[int]]:
+def _encode_pieces(codec: Codec, flat: Sequence[Piece], *, fast: bool) -> list[list[int]]:
     """Encode pieces in two calls: those with words to be kept literally, and all others."""
     ids: list[list[int]] = [[]] * len(flat)
     for literal in (False, True):
         places = [index for index, piece in enumerate(flat) if piece.literal is literal]
-        if places:
-            for place, found in zip(places, codec.encode([flat[i].text for i in places], literal=literal), strict=True):
-                ids[place] = found
+        texts = [flat[index].text for index in places]
+        found = codec.encode_fast(texts) if fast and not literal else codec.encode(texts, literal=literal)
+        for place, part in zip(places, found, strict=True):
+            ids[place] = part
     return ids
+
+
+def _compare(codec: Codec, example: Example, encoded: Encoded, assistant_turns: AssistantTurns) -> None:
+    """Encode an example the slow way and insist on the same tokens and labels."""
+    cut, _ = pieces(codec, example, assistant_turns=assistant_turns, by_shape=False)
+    parts = _encode_pieces(codec, cut, fast=False)
+    slow = assemble(codec, cut, parts, is_text=getattr(example, "kind", "chat") == "text")
+    if slow != encoded:
+        raise NotTheSame(f"line {example.line}")
 
 
 def _spans(encoded: Encoded, cut: Sequence[Piece], parts: Sequence[Sequence[int]]) -> list[int]:

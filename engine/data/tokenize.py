@@ -19,6 +19,7 @@ from typing import Literal
 from engine.contract.errors import UserError
 from engine.contract.records import Example, Message
 from engine.data.codec import Codec, TemplateRefusal, plain_messages
+from engine.data.shapes import can_fill, fill, parts_of, placeholders
 
 IGNORE = -100
 """Label of positions without loss, as in PyTorch's cross entropy."""
@@ -51,13 +52,16 @@ class Encoded:
         return sum(int(label) != IGNORE for label in self.labels[1:])
 
 
-def pieces(codec: Codec, example: Example, *, assistant_turns: AssistantTurns = "all") -> tuple[list[Piece], bool]:
+def pieces(
+    codec: Codec, example: Example, *, assistant_turns: AssistantTurns = "all", by_shape: bool = True
+) -> tuple[list[Piece], bool]:
     """Cut an example into prompts and answers.
 
     Args:
         codec: Tokenizer and chat template.
         example: Validated messages.
         assistant_turns: Which answers are supervised: all of them, or the last one.
+        by_shape: Allow the shortcut of `engine.data.shapes`, which gives the same pieces sooner.
 
     Returns:
         The pieces in order, and whether the template rewrites earlier turns: then only the last answer is supervised.
@@ -67,16 +71,18 @@ def pieces(codec: Codec, example: Example, *, assistant_turns: AssistantTurns = 
     """
     if getattr(example, "kind", "chat") == "text":
         return [*_split(example.messages[0].content, supervised=True, words=None, codec=codec)], False
+    words_looked_for = codec.words_looked_for if by_shape and not getattr(example, "tools", "") else None
+    if words_looked_for is not None and can_fill(example.messages, words_looked_for):
+        cut, rewrites = _shape(codec, example.messages)
+        last = len(cut) - 1
+        return [
+            Piece(fill(parts, example.messages), bool(place % 2) and (assistant_turns == "all" or place == last))
+            for place, parts in enumerate(cut)
+            if parts
+        ], rewrites
     messages, words = _lift(example.messages, codec)
     tools, tool_words = _lift_text(getattr(example, "tools", ""), codec, words)
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    parsed_tools = _parse_tools(tools)
-    cut = _cut(codec, messages, answers, parsed_tools)
-    rewrites = cut is None
-    if cut is None:
-        cut = _cut(codec, messages, answers[-1:], parsed_tools)
-        if cut is None:  # a single answer that the template prints before its prompt's end
-            raise TemplateRefusal("the chat template hides where the answer begins")
+    cut, rewrites = _prompts_and_answers(codec, messages, _parse_tools(tools))
     found: list[Piece] = []
     for number, (prompt, answer) in enumerate(cut):
         supervised = assistant_turns == "all" or number == len(cut) - 1
@@ -135,6 +141,33 @@ def _prompt_pieces(codec: Codec, messages: Sequence[Message]) -> list[Piece]:
     if not text.startswith(done):  # a template that rewrites earlier turns: encode what it makes of the whole
         found, done = [], ""
     return [*found, *_split(text[len(done) :], supervised=False, words=words, codec=codec)]
+
+
+def _shape(codec: Codec, messages: Sequence[Message]) -> tuple[list[tuple[str | int, ...]], bool]:
+    """Return prompts and answers of these roles with holes for the texts, and whether earlier turns are rewritten."""
+    roles = tuple(message.role for message in messages)
+    if roles not in codec.shapes:
+        try:
+            cut, rewrites = _prompts_and_answers(codec, placeholders(messages), None)
+            codec.shapes[roles] = ([parts_of(text) for pair in cut for text in pair], rewrites)
+        except TemplateRefusal as refusal:
+            codec.shapes[roles] = refusal
+    shape = codec.shapes[roles]
+    if isinstance(shape, TemplateRefusal):
+        raise shape
+    return shape  # type: ignore[no-any-return]
+
+
+def _prompts_and_answers(
+    codec: Codec, messages: Sequence[Message], tools: list[object] | None
+) -> tuple[list[tuple[str, str]], bool]:
+    """Cut at all answers, or at the last one if the template rewrites earlier turns (the second value says so)."""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if (cut := _cut(codec, messages, answers, tools)) is not None:
+        return cut, False
+    if (cut := _cut(codec, messages, answers[-1:], tools)) is None:
+        raise TemplateRefusal("the chat template hides where the answer begins")
+    return cut, True
 
 
 def _cut(
