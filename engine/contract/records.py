@@ -89,7 +89,7 @@ def parse_record(record: Any, line: int, columns: Columns | None = None, *, file
         raise BadRecord(f"a JSON object is needed, this is {kind_of(record)}")
     if columns is not None:
         return _mapped(record, line, columns, file)
-    if record.get("chosen") is not None and record.get("rejected") is not None:
+    if "chosen" in record and record["chosen"] is not None and record.get("rejected") is not None:
         chosen, rejected = _side(record, "chosen"), _side(record, "rejected")
         return Example(chosen, line, file, "preference", rejected=rejected), "chosen/rejected"
     for column, role_key, content_key in CHAT_COLUMNS:

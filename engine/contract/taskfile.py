@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.files import replace_text
-from engine.contract.parquet import MAX_RECORD_BYTES
+from engine.contract.columnar import MAX_RECORD_BYTES
 from engine.contract.readers import EXTENSIONS, file_digest, read_records
 from engine.contract.records import BadRecord, Example, Message, parse_record
 

@@ -169,10 +169,12 @@ def text_of(record: Mapping[str, Any], key: str, place: str = "", *, may_be_blan
     Raises:
         BadRecord: If it is missing, no text, blank, or holds what cannot be trained on.
     """
+    value = record.get(key)
+    if type(value) is str and value.isascii() and "\x00" not in value and value and not value.isspace():
+        return value
     name = f"{place}.{key}" if place else f"`{key}`"
     if key not in record:
         raise BadRecord(f"{name} is missing: each turn needs content")
-    value = record[key]
     if not isinstance(value, str):
         raise BadRecord(f"{name} must be text (content as a string), this is {kind_of(value)}")
     if problem := text_problem(value):
