@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine.contract.columnar import RowReader, readable
+from engine.contract.columnar import RowReader, readable_columns
 from engine.contract.errors import UserError
 
 FILE_MAGIC = b"ARROW1\x00\x00"
+_OLD_COMPRESSION = b"experimental_compression"
+"""How files of 2020 said that they are compressed; pyarrow still believes it."""
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2
 """Kinds of messages: `MessageHeader` in Arrow's Message.fbs."""
 
@@ -59,17 +61,12 @@ def _next(stream: Any) -> Any:
 
 
 def _columns(path: Path, schema: Any, notes: list[str]) -> list[int]:
-    """Return the indices of the columns that can be read; an empty choice would mean all of them to pyarrow."""
+    """Return the indices of the columns that can be read."""
     twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
     if twice:
         raise UserError(f"{path.name} has two columns called `{twice[0][:60]}`.", fix="give each column its own name.")
-    left_out = [field.name for field in schema if not readable(field.type)]
-    wanted = [index for index, field in enumerate(schema) if field.name not in left_out]
-    if not wanted:
-        raise UserError(f"{path.name} has no column that can be read.", fix="save text columns, or JSON Lines.")
-    if left_out:
-        notes.append(f"columns of types that are not read: {', '.join(name[:40] for name in left_out[:8])}")
-    return wanted
+    names = set(readable_columns(path, schema, notes))
+    return [index for index, name in enumerate(schema.names) if name in names]
 
 
 def _refuse_compression(path: Path, buffer: Any) -> None:
@@ -88,6 +85,8 @@ def _is_compressed(metadata: bytes) -> bool:
     Raises:
         ValueError: If an offset leads out of the buffer.
     """
+    if _OLD_COMPRESSION in metadata:
+        return True
     message = _number(metadata, 0, 4)
     kind_at = _field(metadata, message, 1)
     kind = metadata[kind_at] if kind_at else 0

@@ -71,16 +71,31 @@ class RowReader:
             raise UserError(f"{self._path.name} is {self._form} file that {many}.", fix="write it as JSON Lines.")
 
 
+def readable_columns(path: Path, schema: Any, notes: list[str]) -> list[str]:
+    """Return the names of a schema's columns that can be measured; the others are told in `notes`.
+
+    Raises:
+        UserError: If there is none.
+    """
+    names = [field.name for field in schema if readable(field.type)]
+    left_out = [field.name[:40] for field in schema if not readable(field.type)]
+    if left_out and not names:
+        raise UserError(f"{path.name} has no column that can be read.", fix="save text columns, or JSON Lines.")
+    if left_out:
+        notes.append(f"columns of types that are not read: {', '.join(left_out[:8])}")
+    return names
+
+
 def readable(kind: Any, *, nested: bool = False) -> bool:
     """Whether a column of this pyarrow type can be measured: plain values, structs and lists of them.
 
-    Dictionaries within lists, views, run-end-encoded and extension types can repeat a value without taking bytes.
+    Dictionaries within lists, views, run-end-encoded and other types can repeat a value without taking bytes.
     """
     import pyarrow as arrow
 
     types = arrow.types
-    if isinstance(kind, arrow.BaseExtensionType):
-        return False
+    if isinstance(kind, arrow.BaseExtensionType):  # JSON text is one
+        return types.is_string(kind.storage_type) or types.is_large_string(kind.storage_type)
     if types.is_dictionary(kind):
         value = kind.value_type
         return not nested and (types.is_string(value) or types.is_large_string(value))

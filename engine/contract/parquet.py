@@ -11,14 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine.contract.columnar import BATCH_ROWS, RowReader
+from engine.contract.columnar import BATCH_ROWS, RowReader, readable_columns
 from engine.contract.errors import UserError
 
 MAX_FOOTER_BYTES = 64 * 2**20
 
 
-def read_parquet(path: Path, file: BinaryIO) -> Iterator[tuple[int, Any]]:
+def read_parquet(path: Path, file: BinaryIO, notes: list[str]) -> Iterator[tuple[int, Any]]:
     """Yield (row number, record or `BadRecord`).
+
+    Args:
+        path: The file, for messages.
+        file: The open file.
+        notes: Columns that are not read are told here.
 
     Raises:
         UserError: If the file is no intact Parquet, or decodes to absurdly much.
@@ -32,9 +37,11 @@ def read_parquet(path: Path, file: BinaryIO) -> Iterator[tuple[int, Any]]:
         limits = {"thrift_string_size_limit": MAX_FOOTER_BYTES, "thrift_container_size_limit": 1_000_000}
         schema = parquet.read_schema(file)
         texts = [f.name for f in schema if arrow.types.is_string(f.type) or arrow.types.is_large_string(f.type)]
+        names = readable_columns(path, schema, notes)
         file.seek(0)
         source = parquet.ParquetFile(file, read_dictionary=texts, page_checksum_verification=True, **limits)
-        batches = source.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        columns = None if len(names) == len(schema) else names
+        batches = source.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
         while (batch := next(batches, None)) is not None:
             yield from reader.rows(batch)
     except (arrow.ArrowException, OSError) as error:

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine.contract.errors import UserError
 from engine.contract.arrow import FILE_MAGIC, read_arrow
 from engine.contract.columnar import MAX_RECORD_BYTES
+from engine.contract.errors import UserError
 from engine.contract.parquet import read_parquet
 from engine.contract.records import CHAT_COLUMNS, BadRecord
 from engine.contract.strict_json import BadJson, parse_strict
@@ -59,7 +59,7 @@ def read_records(path: Path, notes: list[str]) -> Iterator[Record]:
         file.seek(len(BOM) if head.startswith(BOM) else 0)
         if kind == ".parquet":
             file.seek(0)
-            yield from read_parquet(path, file)
+            yield from read_parquet(path, file, notes)
         elif kind == ".arrow":
             yield from read_arrow(path, file, notes)
         elif kind in (".csv", ".tsv"):

@@ -64,7 +64,9 @@ class ColumnsSection(Section):
         if "completion" in named and "prompt" not in named:
             raise MisplacedValue("columns names a `completion` but no `prompt`: name the column of both", "prompt")
         if not ways:
-            raise ValueError("columns is empty: name the column of `messages`, of `text`, or of `prompt` and `completion`")
+            raise ValueError(
+                "columns is empty: name the column of `messages`, of `text`, or of `prompt` and `completion`"
+            )
         if len(ways) > 1:
             both = " and ".join(f"`{way}`" for way in ways)
             raise MisplacedValue(f"columns names {both}: only one of messages, text, prompt can be read", ways[-1])
