@@ -95,7 +95,7 @@ def readable(kind: Any, *, nested: bool = False) -> bool:
 
     types = arrow.types
     if isinstance(kind, arrow.BaseExtensionType):  # JSON text is one
-        return types.is_string(kind.storage_type) or types.is_large_string(kind.storage_type)
+        return bool(types.is_string(kind.storage_type) or types.is_large_string(kind.storage_type))
     if types.is_dictionary(kind):
         value = kind.value_type
         return not nested and (types.is_string(value) or types.is_large_string(value))

@@ -139,8 +139,8 @@ def _alpaca(record: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _pair(record: Mapping[str, Any], user: str, assistant: str) -> tuple[Message, ...]:
-    messages = [Message("user", text_of(record, user)), Message("assistant", text_of(record, assistant))]
-    return tuple(_with_system(record, messages))
+    messages = (Message("user", text_of(record, user)), Message("assistant", text_of(record, assistant)))
+    return tuple(_with_system(record, list(messages))) if "system" in record else messages
 
 
 def _with_system(record: Mapping[str, Any], messages: list[Message], column: str = "system") -> list[Message]:

@@ -88,7 +88,7 @@ def read_unordered(value: Any, column: str, role_key: str, content_key: str) -> 
             place = f"{column}[{index}].{role_key}"
             raise BadRecord(f"{place} is {str(name)[:40]!r}, not a known role (system, user, assistant, tool)")
         if role == "tool" or name == "function_call" or turn.get("tool_calls"):
-            messages.append(_tool_turn(turn, name, content_key, f"{column}[{index}]"))
+            messages.append(_tool_turn(turn, str(name), content_key, f"{column}[{index}]"))
             continue
         content = turn.get(content_key)
         # what nearly every turn passes, without a call: a million records are read while somebody waits
