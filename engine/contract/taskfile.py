@@ -43,6 +43,7 @@ MAX_SKIPPED_KEPT = 1000
 
 _SPECIAL = re.compile(r"<\|[a-zA-Z_][\w ]{0,40}\|>|</?s>|\[/?INST\]|<(?:bos|eos|pad|unk)>")
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{30,}|sk-[A-Za-z0-9_-]{32,}|AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY")
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*")
 _INVISIBLE = re.compile("[\u200b\u200c\u2060\ufeff\u202a-\u202e\u2066-\u2069]")
 
 
@@ -274,7 +275,9 @@ def _way_out(outlines: list[Any], columns: Columns | None) -> str:
     if guess is None:
         return "see the README for the forms that are read, or name the `columns` of the task."
     first = next(outline for outline in outlines if outline)
-    named = ", ".join(f"{role}: {name}" for role, name in guess.named().items())
+    # to be pasted into a recipe: a name that YAML would read otherwise is quoted
+    quoted = {role: name if _PLAIN.fullmatch(name) else json.dumps(name) for role, name in guess.named().items()}
+    named = ", ".join(f"{role}: {name}" for role, name in quoted.items())
     return f"no known columns (found: {found(first)}); say what they mean, perhaps columns: {{{named}}}"
 
 
