@@ -132,10 +132,10 @@ def _choose(examples: list[Example], limit: int | None, seed: int) -> list[Examp
 
 
 def _load_task(section: TaskSection, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Task, TaskReport]:
-    examples, scan = load_examples(Path(section.path))
+    examples, scan = load_examples(Path(section.path), section.columns)
     examples = _choose(examples, section.max_samples, recipe.seed)
     if section.eval_path:
-        train, heldout = examples, load_examples(Path(section.eval_path))[0]
+        train, heldout = examples, load_examples(Path(section.eval_path), section.columns)[0]
     else:
         train, heldout = split_heldout(examples, share=recipe.data.eval_split, seed=recipe.seed)
     heldout = _choose(heldout, recipe.data.max_eval_samples, recipe.seed)
@@ -159,7 +159,7 @@ def _load_task(section: TaskSection, recipe: Recipe, tokenizer: PreTrainedTokeni
         path=section.path,
         sha256=scan.sha256,
         num_records=scan.num_records,
-        num_skipped=len(scan.skipped),
+        num_skipped=scan.num_skipped,
         num_train=len(encoded),
         num_heldout=len(encoded_heldout),
         num_too_long=too_long,
