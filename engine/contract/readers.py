@@ -1,6 +1,6 @@
 """Files of any supported kind -> records, one at a time, each with the line it stands on.
 
-    .jsonl .json -> strict JSON     .csv .tsv -> cells as text, never guessed     .parquet -> rows, bytes counted
+    .jsonl .json -> strict JSON     .csv .tsv -> cells as text, never guessed     .parquet .arrow -> rows, measured
 
 A record that cannot be read stands in the stream as a `BadRecord`, so that nothing is lost silently; a file that cannot
 be read at all is a `UserError`.  Links, pipes, devices, archives and binaries are refused by what they are.
@@ -17,14 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from engine.contract.arrow import FILE_MAGIC, read_arrow
+from engine.contract.columnar import MAX_RECORD_BYTES
 from engine.contract.errors import UserError
-from engine.contract.parquet import MAX_RECORD_BYTES, read_parquet
+from engine.contract.parquet import read_parquet
 from engine.contract.records import CHAT_COLUMNS, BadRecord
 from engine.contract.strict_json import BadJson, parse_strict
 
 MAX_JSON_BYTES = 64 * 2**20
 """A .json list has to be read whole; larger data belongs into JSON Lines."""
-EXTENSIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+EXTENSIONS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 BOM = b"\xef\xbb\xbf"
 Record = tuple[int, Any]
 """Line (or number) of a record, and its value or the `BadRecord` in its place."""
@@ -37,6 +39,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
     (b"version https://git-lfs", "a Git LFS pointer, not the data itself"),
 )
+_ARROW_STREAM = b"\xff\xff\xff\xff"
 _PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -56,7 +59,9 @@ def read_records(path: Path, notes: list[str]) -> Iterator[Record]:
         file.seek(len(BOM) if head.startswith(BOM) else 0)
         if kind == ".parquet":
             file.seek(0)
-            yield from read_parquet(path, file)
+            yield from read_parquet(path, file, notes)
+        elif kind == ".arrow":
+            yield from read_arrow(path, file, notes)
         elif kind in (".csv", ".tsv"):
             yield from _table(path, file, kind, notes)
         elif kind == ".json":
@@ -112,10 +117,16 @@ def _kind(path: Path, head: bytes, notes: list[str]) -> str:
         raise UserError(f"{path.name}: the content is {content}.", fix="give the file the extension of its content.")
     if is_parquet:
         return ".parquet"
+    is_arrow = head.startswith((FILE_MAGIC, _ARROW_STREAM))
+    if is_arrow != (suffix == ".arrow"):
+        content = "Arrow" if is_arrow else "not Arrow"
+        raise UserError(f"{path.name}: the content is {content}.", fix="give the file the extension of its content.")
+    if is_arrow:
+        return ".arrow"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path.name} is UTF-16 text.", fix="save it as UTF-8.")
     if sum(byte < 9 or 13 < byte < 32 for byte in head) > max(8, len(head) // 20) or head[:2] in _PICKLE:
-        raise UserError(f"{path.name} is binary, not text.", fix="choose a text or Parquet file.")
+        raise UserError(f"{path.name} is binary, not text.", fix="choose a text, Parquet or Arrow file.")
     if suffix == ".json" and _looks_like_lines(head):
         notes.append("the content is JSON Lines, read as such")
         return ".jsonl"

@@ -35,13 +35,60 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class MisplacedValue(ValueError):
+    """A value that is wrong because of another one; `field` is the one to change."""
+
+    def __init__(self, problem: str, field: str) -> None:
+        super().__init__(problem)
+        self.field = field
+
+
+class ColumnsSection(Section):
+    """What the columns of a file mean, where their names do not say it: `messages`, `text` or a pair of columns."""
+
+    messages: str | None = Field(None, min_length=1, max_length=256)
+    """Column that holds the list of turns of a conversation."""
+    text: str | None = Field(None, min_length=1, max_length=256)
+    """Column of plain text that is trained as it stands, without a prompt."""
+    prompt: str | None = Field(None, min_length=1, max_length=256)
+    """Column of what the user says. Needs `completion`."""
+    completion: str | None = Field(None, min_length=1, max_length=256)
+    """Column of what the model shall answer. Needs `prompt`."""
+    system: str | None = Field(None, min_length=1, max_length=256)
+    """Column of the system text, only beside `prompt` and `completion`. An empty cell means none."""
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> ColumnsSection:
+        named = self.named()
+        ways = [way for way in ("messages", "text", "prompt") if way in named]
+        if "completion" in named and "prompt" not in named:
+            raise MisplacedValue("columns names a `completion` but no `prompt`: name the column of both", "prompt")
+        if not ways:
+            raise ValueError(
+                "columns is empty: name the column of `messages`, of `text`, or of `prompt` and `completion`"
+            )
+        if len(ways) > 1:
+            both = " and ".join(f"`{way}`" for way in ways)
+            raise MisplacedValue(f"columns names {both}: only one of messages, text, prompt can be read", ways[-1])
+        if "prompt" in named and "completion" not in named:
+            raise MisplacedValue("columns names a `prompt` but no `completion`: name the column of both", "completion")
+        if "system" in named and "prompt" not in named:
+            raise MisplacedValue("columns names `system`, which only stands beside prompt and completion", "system")
+        return self
+
+    def named(self) -> dict[str, str]:
+        """Return {role: column} of the columns that are named."""
+        roles = ("messages", "text", "prompt", "completion", "system")
+        return {role: name for role in roles if (name := getattr(self, role)) is not None}
+
+
 class TaskSection(Section):
     """One task: a data file and how much it counts."""
 
     name: str = Field(min_length=1, max_length=64, pattern=f"^{TASK_NAME.pattern}$")
     """Short lower-case name: letters, digits, `.`, `_`, `-`. It labels curves, metrics and files."""
     path: str = Field(min_length=1, max_length=4096)
-    """Training examples, a JSONL file. A relative path is looked up beside the recipe."""
+    """Training examples: a file or a folder of files. A relative path is looked up beside the recipe."""
     eval_path: str | None = Field(None, max_length=4096)
     """Held-out examples. Without it `data.eval_split` of the training file is held out."""
     weight: Number = Field(1.0, ge=0, le=1000)
@@ -52,6 +99,8 @@ class TaskSection(Section):
     """How often the task is seen, relative to the others, when `mixing.strategy` is `custom`."""
     max_epochs: Number | None = Field(None, gt=0, le=1000)
     """See the task's examples at most this often; what it cannot take goes to the other tasks. Empty = no limit."""
+    columns: ColumnsSection | None = None
+    """What the columns mean, for files whose column names are not known. Empty = known names are recognized."""
 
 
 class ModelSection(Section):

@@ -7,15 +7,16 @@ Recipe -> text: load_recipe(dump_recipe(recipe)) == recipe
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from engine.contract.errors import Problem, UserError
-from engine.contract.recipe import Recipe
+from engine.contract.recipe import MisplacedValue, Recipe
 
 MAX_RECIPE_BYTES = 1_000_000
 
@@ -187,7 +188,8 @@ def field_paths() -> tuple[str, ...]:
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 paths += walk(inner, f"{prefix}{name}.")
             elif item is not None:
-                paths += walk(item, f"{prefix}{name}.0.")
+                listed = get_origin(inner) is tuple  # else a section that may be empty
+                paths += walk(item, f"{prefix}{name}.0." if listed else f"{prefix}{name}.")
             else:
                 paths.append(prefix + name)
         return paths
@@ -197,12 +199,15 @@ def field_paths() -> tuple[str, ...]:
 
 def _assign(values: Any, path: str, value: Any) -> None:
     *parents, last = path.split(".")
+    known = re.sub(r"\.\d+\.", ".0.", path) in field_paths()
     for key in parents:
+        if known and isinstance(values, dict) and values.get(key, 0) is None:
+            values[key] = {}  # an empty section is there as soon as a value of it is set
         values = values[int(key)] if isinstance(values, list) else values[key]
     if isinstance(values, list):
         values[int(last)] = value
     else:
-        if last not in values:
+        if last not in values and not known:
             raise KeyError(last)
         values[last] = value
 
@@ -250,7 +255,10 @@ def _humane(error: Any, source: str) -> Problem:
     if kind == "missing":
         return Problem(problem=f"{source}: `{path}` is missing.", fix="add it.", field=path)
     if kind == "value_error":
-        return Problem(problem=f"{source}: {error['ctx']['error']}.", fix="", field=path)
+        cause = error["ctx"]["error"]
+        if isinstance(cause, MisplacedValue):
+            path = f"{path}.{cause.field}" if path else cause.field
+        return Problem(problem=f"{source}: {cause}.", fix="", field=path)
     if kind == "string_pattern_mismatch" and path.endswith("name"):
         fix = "use lower-case letters, digits, `.`, `_` and `-`, starting with a letter or digit."
         return Problem(problem=f"{source}: `{path}` is {given!r}, which is no task name.", fix=fix, field=path)

@@ -1,28 +1,34 @@
-"""One record -> one conversation, whatever its author called things.
+"""One record -> one example, whatever its author called things.
 
-    messages | chat_rounds | conversations | alpaca | pairs of columns      ->  Example(messages, line), or a reason
+    chosen/rejected | messages | chat_rounds | conversations | alpaca | pairs of columns | text     first that matches
+    a mapping of columns                                                                            reads only these
+                                                                        ->  Example(messages, line), or a reason
 
-Canonical form: an optional system message, then user and assistant in turn.  Text is never changed, not even stripped.
+Turns are checked in `engine.contract.turns`.  Text is never changed, not even stripped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from engine.contract.strict_json import text_problem
+from engine.contract.recipe import ColumnsSection as Columns
+from engine.contract.turns import (
+    MAX_TURNS,
+    ROLES,
+    BadRecord,
+    Message,
+    check_order,
+    kind_of,
+    read_tools,
+    read_turns,
+    read_unordered,
+    text_of,
+)
 
-MAX_TURNS = 1000
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "bot": "assistant",
-    "gpt": "assistant",
-}
-"""Names of the three roles, as OpenAI, MFTCoder and ShareGPT write them."""
+__all__ = ["CHAT_COLUMNS", "MAX_TURNS", "PAIRS", "ROLES", "BadRecord", "Columns", "Example", "Message", "parse_record"]
+
 PAIRS: tuple[tuple[str, str], ...] = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -41,31 +47,37 @@ CHAT_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("conversations", "from", "value"),
 )
 """Columns that hold a list of turns, with the keys of a turn."""
-
-
-class BadRecord(ValueError):
-    """The record cannot be used; the message is the reason, for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn; `role` is system, user or assistant."""
-
-    role: str
-    content: str
+TURN_KEYS: tuple[tuple[str, str], ...] = (("role", "content"), ("from", "value"))
+"""Keys of a turn where only its column is known."""
+PROMPTS = ("prompt", "question", "instruction", "input")
+"""Columns with the user's side of a preference pair that is plain text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation and where it came from."""
+    """One conversation, text or preference pair and where it came from."""
 
     messages: tuple[Message, ...]
+    """What is trained: of a text one assistant message, of a preference pair the chosen conversation."""
     line: int
     """1-based line of the source file, or number of the record in a JSON list."""
+    file: str = ""
+    """Path relative to the folder the task is read from; empty if the task is a single file."""
+    kind: Literal["chat", "text", "preference"] = "chat"
+    tools: str = ""
+    """JSON text of the list of tools the assistant may call; empty if there is none."""
+    rejected: tuple[Message, ...] = ()
+    """The other conversation of a preference pair."""
 
 
-def parse_record(record: Any, line: int) -> tuple[Example, str]:
+def parse_record(record: Any, line: int, columns: Columns | None = None, *, file: str = "") -> tuple[Example, str]:
     """Turn one parsed record into an example.
+
+    Args:
+        record: A JSON value or the row of a table.
+        line: Where it stands.
+        columns: Which column means what; only these are read then. None = known names are recognized.
+        file: The file of a folder it stands in.
 
     Returns:
         The example and the name of its format.
@@ -73,84 +85,107 @@ def parse_record(record: Any, line: int) -> tuple[Example, str]:
     Raises:
         BadRecord: With the reason, naming the offending place.
     """
-    if not isinstance(record, Mapping):
-        raise BadRecord(f"a JSON object is needed, this is {_kind(record)}")
+    if type(record) is not dict and not isinstance(record, Mapping):
+        raise BadRecord(f"a JSON object is needed, this is {kind_of(record)}")
+    if columns is not None:
+        return _mapped(record, line, columns, file)
+    if "chosen" in record and record["chosen"] is not None and record.get("rejected") is not None:
+        chosen, rejected = _side(record, "chosen"), _side(record, "rejected")
+        return Example(chosen, line, file, "preference", rejected=rejected), "chosen/rejected"
     for column, role_key, content_key in CHAT_COLUMNS:
         if column in record:
-            return Example(_turns(record[column], column, role_key, content_key), line), column
+            messages = read_turns(record[column], column, role_key, content_key)
+            if column == "conversations":
+                messages = _system_before(record, messages)
+            if "tools" in record:
+                return Example(messages, line, file, tools=read_tools(record)), column
+            return Example(messages, line, file), column
     if "instruction" in record and "input" in record and "output" in record:
-        return Example(_alpaca(record), line), "alpaca"
+        return Example(_alpaca(record), line, file), "alpaca"
     for user, assistant in PAIRS:
         if user in record and assistant in record:
-            return Example(_pair(record, user, assistant), line), f"{user}/{assistant}"
-    columns = ", ".join(str(key)[:40] for key in list(record)[:8]) or "none"
-    raise BadRecord(f"no known columns (found: {columns}); messages or prompt and completion are needed")
+            return Example(_pair(record, user, assistant), line, file), f"{user}/{assistant}"
+    if isinstance(record.get("text"), str):
+        return Example((Message("assistant", text_of(record, "text")),), line, file, "text"), "text"
+    raise BadRecord(f"no known columns (found: {found(record)}); messages or prompt and completion are needed")
 
 
-def _turns(value: Any, column: str, role_key: str, content_key: str) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise BadRecord(f"`{column}` must be a non-empty list of turns, this is {_kind(value)}")
-    if len(value) > MAX_TURNS:
-        raise BadRecord(f"`{column}` has {len(value)} turns, {MAX_TURNS} is the limit")
-    messages = []
-    for index, turn in enumerate(value):
-        place = f"{column}[{index}]"
-        if not isinstance(turn, Mapping):
-            raise BadRecord(f"{place} must be an object with {role_key} and {content_key}, this is {_kind(turn)}")
-        role = turn.get(role_key)
-        if not isinstance(role, str) or role not in ROLES:
-            raise BadRecord(f"{place}.{role_key} is {str(role)[:40]!r}, not a known role (system, user, assistant)")
-        messages.append(Message(ROLES[role], _text(turn, content_key, place)))
-    return _checked(messages, column)
+def found(record: Mapping[Any, Any]) -> str:
+    """Return the columns of a record for a message, the first eight."""
+    return ", ".join(str(key)[:40] for key in list(record)[:8]) or "none"
+
+
+def _mapped(record: Mapping[str, Any], line: int, columns: Columns, file: str) -> tuple[Example, str]:
+    """Read the columns that the recipe names and no others."""
+    named = columns.named()
+    if missing := [f"`{name}` (for {role})" for role, name in named.items() if name not in record]:
+        raise BadRecord(f"no column {' and no column '.join(missing)} (found: {found(record)})")
+    if (name := columns.messages) is not None:
+        return Example(read_turns(record[name], name, *_turn_keys(record[name])), line, file), name
+    if (name := columns.text) is not None:
+        return Example((Message("assistant", text_of(record, name)),), line, file, "text"), name
+    prompt, completion = named["prompt"], named["completion"]
+    messages = [Message("user", text_of(record, prompt)), Message("assistant", text_of(record, completion))]
+    if (name := columns.system) is not None:
+        messages = _with_system(record, messages, name)
+    return Example(tuple(messages), line, file), f"{prompt}/{completion}"
 
 
 def _alpaca(record: Mapping[str, Any]) -> tuple[Message, ...]:
-    instruction, extra = _text(record, "instruction"), record["input"]
+    instruction, extra = text_of(record, "instruction"), record["input"]
     if extra not in (None, ""):
-        instruction = f"{instruction}\n\n{_text(record, 'input', may_be_blank=True)}"
-    return _with_system(record, [Message("user", instruction), Message("assistant", _text(record, "output"))])
+        instruction = f"{instruction}\n\n{text_of(record, 'input', may_be_blank=True)}"
+    return tuple(_with_system(record, [Message("user", instruction), Message("assistant", text_of(record, "output"))]))
 
 
 def _pair(record: Mapping[str, Any], user: str, assistant: str) -> tuple[Message, ...]:
-    return _with_system(record, [Message("user", _text(record, user)), Message("assistant", _text(record, assistant))])
+    messages = (Message("user", text_of(record, user)), Message("assistant", text_of(record, assistant)))
+    return tuple(_with_system(record, list(messages))) if "system" in record else messages
 
 
-def _with_system(record: Mapping[str, Any], messages: list[Message]) -> tuple[Message, ...]:
-    if record.get("system") not in (None, ""):
-        messages.insert(0, Message("system", _text(record, "system", may_be_blank=True)))
-    return tuple(messages)
+def _with_system(record: Mapping[str, Any], messages: list[Message], column: str = "system") -> list[Message]:
+    if record.get(column) not in (None, ""):
+        messages.insert(0, Message("system", text_of(record, column, may_be_blank=True)))
+    return messages
 
 
-def _text(record: Mapping[str, Any], key: str, place: str = "", *, may_be_blank: bool = False) -> str:
-    name = f"{place}.{key}" if place else f"`{key}`"
-    if key not in record:
-        raise BadRecord(f"{name} is missing: each turn needs content")
-    value = record[key]
-    if not isinstance(value, str):
-        raise BadRecord(f"{name} must be text (content as a string), this is {_kind(value)}")
-    if problem := text_problem(value):
-        raise BadRecord(f"{name} holds {problem}")
-    if not may_be_blank and not value.strip():
-        raise BadRecord(f"{name} is empty")
-    return value
+def _system_before(record: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Put ShareGPT's record-level system text before the turns."""
+    if record.get("system") in (None, ""):
+        return messages
+    if messages[0].role == "system":
+        raise BadRecord("`system` and conversations[0] both hold a system text")
+    return tuple(_with_system(record, list(messages)))
 
 
-def _checked(messages: list[Message], column: str) -> tuple[Message, ...]:
-    """Check the order of roles: system first only, then user and assistant in turn."""
-    roles = [message.role for message in messages]
-    if "assistant" not in roles:
-        raise BadRecord(f"`{column}` has no assistant turn, so there is nothing to learn")
-    for index, role in enumerate(roles):
-        if role == "system" and index > 0:
-            raise BadRecord(f"{column}[{index}] is a system turn; it may only stand first")
-        previous = roles[index - 1] if index else "system"
-        if role == "assistant" and previous != "user":
-            raise BadRecord(f"{column}[{index}] is an assistant turn without a user turn before it")
-        if role == "user" and previous == "user":
-            raise BadRecord(f"{column}[{index}] is a second user turn in a row; an assistant turn is missing between")
-    return tuple(messages)
+def _side(record: Mapping[str, Any], column: str) -> tuple[Message, ...]:
+    """Read one side of a preference pair: turns, or the answer to the record's prompt."""
+    value = record[column]
+    prompt = next((name for name in PROMPTS if record.get(name) not in (None, "")), "")
+    if isinstance(value, str):
+        if not prompt:
+            raise BadRecord(f"`{column}` is text, so a `prompt` is needed beside it (found: {found(record)})")
+        messages, turns = [Message("assistant", text_of(record, column))], list[Any]([{}])
+    else:
+        messages, turns = read_unordered(value, column, *_turn_keys(value)), list(value)
+    if messages[0].role in ("assistant", "tool") and prompt:
+        before, before_turns = _prompt(record, prompt)
+        messages, turns = before + messages, before_turns + turns
+    checked = check_order(messages, turns, column)
+    if checked[-1].role != "assistant":
+        raise BadRecord(f"`{column}` must end with an assistant turn, this ends with a {checked[-1].role} turn")
+    return checked
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+def _prompt(record: Mapping[str, Any], column: str) -> tuple[list[Message], list[Any]]:
+    """Return the prompt of a preference pair as messages, and as the turns they were made from."""
+    value = record[column]
+    if isinstance(value, list):
+        return read_unordered(value, column, *_turn_keys(value)), value
+    messages = _with_system(record, [Message("user", text_of(record, column))])
+    return messages, [{} for _ in messages]
+
+
+def _turn_keys(value: Any) -> tuple[str, str]:
+    first = value[0] if isinstance(value, list) and value and isinstance(value[0], Mapping) else {}
+    return next((keys for keys in TURN_KEYS if keys[0] in first), TURN_KEYS[0])

@@ -250,9 +250,9 @@ def plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     plain = []
     for message in messages:
         value: dict[str, Any] = {"role": message.role, "content": message.content}
-        if calls := getattr(message, "tool_calls", ""):
+        if calls := message.tool_calls:
             value["tool_calls"] = [_with_object_arguments(call) for call in json.loads(calls)]
-        if name := getattr(message, "name", ""):
+        if name := message.name:
             value["name"] = name
         plain.append(value)
     return plain

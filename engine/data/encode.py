@@ -29,7 +29,7 @@ import pyarrow as pa
 from engine.contract.errors import UserError
 from engine.contract.files import replace_json
 from engine.contract.places import require_free
-from engine.contract.taskfile import Example, TaskScan, scan_examples, source_digest, source_size
+from engine.contract.taskfile import Columns, Example, TaskScan, scan_examples, source_measure
 from engine.data.codec import Codec
 from engine.data.store import CHUNK, SCHEMA, VERSION, EncodedChunk, NotTheSame, TokenStore, cache_key, encode_chunk
 from engine.data.tokenize import AssistantTurns
@@ -77,7 +77,7 @@ class _Build:
 
 
 def open_store(
-    path: Path, columns: Any, settings: EncodeSettings, cache: Path, progress: Progress = lambda *_: None
+    path: Path, columns: Columns | None, settings: EncodeSettings, cache: Path, progress: Progress = lambda *_: None
 ) -> tuple[TokenStore, bool]:
     """Return the encoded examples of a task file, from the cache if they are there.
 
@@ -94,8 +94,9 @@ def open_store(
     Raises:
         UserError: If the file cannot be used.
     """
-    mapping = columns.model_dump() if columns is not None else None
-    folder = cache / cache_key(source_digest(path), mapping, settings.codec.fingerprint, settings.assistant_turns)
+    size, digest = source_measure(path)
+    mapping = columns.named() if columns is not None else None
+    folder = cache / cache_key(digest, mapping, settings.codec.fingerprint, settings.assistant_turns)
     if (store := _open(folder)) is not None:
         return store, True
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,10 +104,10 @@ def open_store(
         if (store := _open(folder)) is not None:
             return store, True
         try:
-            _build(path, columns, settings, folder, progress)
+            _build(path, (size, digest), columns, settings, folder, progress)
         except NotTheSame as place:
             logger.warning("a faster way of encoding gave other tokens at %s: encoding again without", place)
-            _build(path, columns, replace(settings, shortcuts=False), folder, progress)
+            _build(path, (size, digest), columns, replace(settings, shortcuts=False), folder, progress)
     _prune(cache, keep=folder)
     store = _open(folder)
     assert store is not None, f"{folder} was just built"
@@ -131,8 +132,15 @@ def _locked(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _build(path: Path, columns: Any, settings: EncodeSettings, folder: Path, progress: Progress) -> None:
-    size = source_size(path)
+def _build(
+    path: Path,
+    measured: tuple[int, str],
+    columns: Columns | None,
+    settings: EncodeSettings,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    size, digest = measured
     # int32 ids need about as many bytes as the text they stand for
     require_free(folder.parent, 2 * size, what="Storing the encoded examples")
     workers = min(os.cpu_count() or 1, MAX_WORKERS, size // BYTES_PER_WORKER[settings.codec.is_fast])
@@ -145,6 +153,8 @@ def _build(path: Path, columns: Any, settings: EncodeSettings, folder: Path, pro
                 scan = _scan_with_workers(path, columns, settings, build, workers, progress)
             else:
                 scan = _scan_here(path, columns, settings, build, progress)
+        if scan.sha256 != digest:
+            raise UserError(f"{path.name} changed while it was read.", fix="start again when the file is complete.")
         replace_json(temporary / "meta.json", _meta(scan, build))
         shutil.rmtree(folder, ignore_errors=True)  # a broken one
         os.rename(temporary, folder)
@@ -152,7 +162,9 @@ def _build(path: Path, columns: Any, settings: EncodeSettings, folder: Path, pro
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _scan_here(path: Path, columns: Any, settings: EncodeSettings, build: _Build, progress: Progress) -> TaskScan:
+def _scan_here(
+    path: Path, columns: Columns | None, settings: EncodeSettings, build: _Build, progress: Progress
+) -> TaskScan:
     def flush() -> None:
         if build.examples:
             build.take(_encode(settings, build.examples))
@@ -170,7 +182,7 @@ def _scan_here(path: Path, columns: Any, settings: EncodeSettings, build: _Build
 
 
 def _scan_with_workers(
-    path: Path, columns: Any, settings: EncodeSettings, build: _Build, workers: int, progress: Progress
+    path: Path, columns: Columns | None, settings: EncodeSettings, build: _Build, workers: int, progress: Progress
 ) -> TaskScan:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of torch and tokenizers
     arguments = (settings, os.getpid())

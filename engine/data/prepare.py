@@ -167,7 +167,7 @@ def _turns(recipe: Recipe) -> dict[str, Any]:
 def _prepare_task(
     section: TaskSection, recipe: Recipe, settings: EncodeSettings, cache: Path, progress: Callable[[str, float], None]
 ) -> tuple[Task, TaskFacts, tuple[str, ...], dict[str, Any]]:
-    data, columns = recipe.data, getattr(section, "columns", None)
+    data, columns = recipe.data, section.columns
     store, from_cache = open_store(Path(section.path), columns, settings, cache, progress)
     chosen = choose(store.keys, section.max_samples, recipe.seed)
     heldout_store = store

@@ -84,7 +84,7 @@ def can_fill(messages: Sequence[Message], words: Sequence[str]) -> bool:
 
 
 def _is_more_than_text(message: Message) -> bool:
-    return bool(getattr(message, "tool_calls", "") or getattr(message, "name", ""))
+    return bool(message.tool_calls or message.name)
 
 
 def placeholders(messages: Sequence[Message]) -> list[Message]:

@@ -89,21 +89,21 @@ def encode_chunk(
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for number, (example, cut) in enumerate(zip(examples, cuts, strict=True)):
         parts = [next(ids) for _ in cut]
-        encoded = assemble(codec, cut, parts, is_text=bool(cut) and getattr(example, "kind", "chat") == "text")
+        encoded = assemble(codec, cut, parts, is_text=bool(cut) and example.kind == "text")
         if shortcuts and cut and number % COMPARED == 0:
             _compare(codec, example, encoded, assistant_turns)
         columns["input_ids"].append(encoded.input_ids)
         columns["spans"].append(_spans(encoded, cut, parts))
         columns["line"].append(example.line)
-        columns["file"].append(getattr(example, "file", ""))
+        columns["file"].append(example.file)
         columns["key"].append(content_key(example))
     return EncodedChunk(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), tuple(refused), rewritten)
 
 
 def content_key(example: Example) -> int:
     """Return a 64-bit hash of an example's content: equal for exact copies, whatever their line."""
-    words = (part for m in example.messages for part in (m.role, m.content, getattr(m, "tool_calls", "")))
-    text = "\0".join((getattr(example, "tools", ""), *words))
+    words = (part for m in example.messages for part in (m.role, m.content, m.tool_calls))
+    text = "\0".join((example.tools, *words))
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
@@ -209,7 +209,7 @@ def _compare(codec: Codec, example: Example, encoded: Encoded, assistant_turns: 
     """Encode an example the slow way and insist on the same tokens and labels."""
     cut, _ = pieces(codec, example, assistant_turns=assistant_turns, by_shape=False)
     parts = _encode_pieces(codec, cut, fast=False)
-    slow = assemble(codec, cut, parts, is_text=getattr(example, "kind", "chat") == "text")
+    slow = assemble(codec, cut, parts, is_text=example.kind == "text")
     if slow != encoded:
         raise NotTheSame(f"line {example.line}")
 

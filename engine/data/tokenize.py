@@ -69,9 +69,9 @@ def pieces(
     Raises:
         TemplateRefusal: If the template refuses the conversation or hides the answer.
     """
-    if getattr(example, "kind", "chat") == "text":
+    if example.kind == "text":
         return [*_split(example.messages[0].content, supervised=True, words=None, codec=codec)], False
-    words_looked_for = codec.words_looked_for if by_shape and not getattr(example, "tools", "") else None
+    words_looked_for = codec.words_looked_for if by_shape and not example.tools else None
     if words_looked_for is not None and can_fill(example.messages, words_looked_for):
         cut, rewrites = _shape(codec, example.messages)
         last = len(cut) - 1
@@ -81,7 +81,7 @@ def pieces(
             if parts
         ], rewrites
     messages, words = _lift(example.messages, codec)
-    tools, tool_words = _lift_text(getattr(example, "tools", ""), codec, words)
+    tools, tool_words = _lift_text(example.tools, codec, words)
     cut, rewrites = _prompts_and_answers(codec, messages, _parse_tools(tools))
     found: list[Piece] = []
     for number, (prompt, answer) in enumerate(cut):
@@ -112,7 +112,7 @@ def encode_example(codec: Codec, example: Example, *, assistant_turns: Assistant
     """
     cut, _ = pieces(codec, example, assistant_turns=assistant_turns)
     ids = [codec.encode([piece.text], literal=piece.literal)[0] for piece in cut]
-    return assemble(codec, cut, ids, is_text=getattr(example, "kind", "chat") == "text")
+    return assemble(codec, cut, ids, is_text=example.kind == "text")
 
 
 def encode_prompt(codec: Codec, messages: Sequence[Message]) -> list[int]:
@@ -209,13 +209,13 @@ def _lift(messages: Sequence[Message], codec: Codec) -> tuple[Sequence[Message],
     """Replace words that spell a special token by placeholders; return the messages and the words."""
     words: list[str] = []
     pattern = codec.special_pattern
-    if not any(pattern.search(m.content) or pattern.search(getattr(m, "tool_calls", "")) for m in messages):
+    if not any(pattern.search(m.content) or pattern.search(m.tool_calls) for m in messages):
         return messages, words
     lifted = []
     for message in messages:
         content, words = _lift_text(message.content, codec, words)
         changed = {"content": content}
-        if calls := getattr(message, "tool_calls", ""):
+        if calls := message.tool_calls:
             changed["tool_calls"], words = _lift_text(calls, codec, words)
         lifted.append(replace(message, **changed))
     return lifted, words
@@ -241,7 +241,9 @@ def _split(text: str, *, supervised: bool, words: Sequence[str] | None, codec: C
             yield Piece(text, supervised)
         return
     for number, part in enumerate(re.split(f"{_OPEN}([0-9]+){_CLOSE}", text)):
-        if number % 2 and int(part) < len(words):
+        if number % 2 and int(part) >= len(words):  # not ours: the data hold these characters themselves
+            yield Piece(f"{_OPEN}{part}{_CLOSE}", supervised)
+        elif number % 2:
             yield Piece(words[int(part)], supervised, literal=True)
         elif part:
             yield Piece(part, supervised)

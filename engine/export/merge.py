@@ -160,7 +160,7 @@ def parity_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[l
     examples: list[Example] = []
     for task in recipe.tasks:
         try:
-            examples += [next(iter_examples(Path(task.eval_path or task.path)))]
+            examples += [next(iter_examples(Path(task.eval_path or task.path), task.columns))]
         except (UserError, StopIteration):
             continue
     examples.append(Example((Message("user", "Write a short Python function."), Message("assistant", "")), 0))

@@ -95,7 +95,7 @@ def prompts(root: DataRoot, run_id: str) -> list[Prompt]:
         if not task.eval_path:
             continue
         try:
-            examples = list(itertools.islice(iter_examples(Path(task.eval_path)), PROMPTS_PER_TASK))
+            examples = list(itertools.islice(iter_examples(Path(task.eval_path), task.columns), PROMPTS_PER_TASK))
         except UserError:
             continue
         found += [_prompt(task.name, example) for example in examples]

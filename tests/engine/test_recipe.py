@@ -140,3 +140,28 @@ def test_every_field_has_help_for_people():
         if info is None or not info.description:
             undocumented.append(path)
     assert undocumented == [] and len(field_paths()) > 30
+
+
+def test_columns_of_a_task_are_read_set_and_written():
+    recipe = parse_recipe(SMALL.replace("sql.jsonl}", "d, columns: {prompt: q, completion: a}}"))
+    assert recipe.tasks[0].columns.named() == {"prompt": "q", "completion": "a"}
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+    paths = ["tasks.0.columns.prompt=q", "tasks.0.columns.completion=a"]
+    assert override(parse_recipe(SMALL), paths).tasks[0].columns == recipe.tasks[0].columns
+    assert "tasks.0.columns.completion" in field_paths()
+
+
+@pytest.mark.parametrize(
+    ("columns", "field", "words"),
+    [
+        ("{prompt: q}", "tasks.0.columns.completion", "no `completion`"),
+        ("{completion: q}", "tasks.0.columns.prompt", "no `prompt`"),
+        ("{messages: m, text: t}", "tasks.0.columns.text", "`messages` and `text`"),
+        ("{text: t, system: s}", "tasks.0.columns.system", "only stands beside"),
+        ("{}", "tasks.0.columns", "empty"),
+        ("{answer: a}", "tasks.0.columns.answer", "no setting"),
+        ("{text: 5}", "tasks.0.columns.text", "string"),
+    ],
+)
+def test_columns_that_do_not_go_together_name_the_field(columns, field, words):
+    assert words in problems_of(SMALL.replace("sql.jsonl}", f"d, columns: {columns}}}"))[field]
