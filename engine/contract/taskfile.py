@@ -143,7 +143,10 @@ class _Tally:
             "ends with a user turn, which carries no loss": example.messages[-1].role == "user",
             "spell a special token; it is trained as plain text": ("<" in text or "[" in text)
             and _SPECIAL.search(text),
-            "look like they hold a secret (token or key)": _SECRET.search(text),
+            "look like they hold a secret (token or key)": (
+                "hf_" in text or "sk-" in text or "AKI" in text or "--B" in text
+            )
+            and _SECRET.search(text),
             "hold invisible or direction-changing characters": not text.isascii() and _INVISIBLE.search(text),
         }
         self.seen.add(key)

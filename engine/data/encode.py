@@ -143,7 +143,7 @@ def _build(
     size, digest = measured
     # int32 ids need about as many bytes as the text they stand for
     require_free(folder.parent, 2 * size, what="Storing the encoded examples")
-    workers = min(os.cpu_count() or 1, MAX_WORKERS, size // BYTES_PER_WORKER[settings.codec.is_fast])
+    workers = min((os.cpu_count() or 1) - 1, MAX_WORKERS, size // BYTES_PER_WORKER[settings.codec.is_fast])
     temporary = folder.with_name(f".new-{folder.name}-{secrets.token_hex(4)}")
     temporary.mkdir(mode=0o700)
     try:
@@ -184,10 +184,11 @@ def _scan_here(
 def _scan_with_workers(
     path: Path, columns: Columns | None, settings: EncodeSettings, build: _Build, workers: int, progress: Progress
 ) -> TaskScan:
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of torch and tokenizers
-    arguments = (settings, os.getpid())
+    # a fork of this process would copy the locks of torch's threads; the server imports once and forks without threads
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["engine.data.encode"])
     try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(settings,)) as pool:
 
             def flush() -> None:
                 build.waiting.append(pool.submit(_work, build.examples))
@@ -216,12 +217,10 @@ _WORKER: list[EncodeSettings] = []
 """The settings of this worker process."""
 
 
-def _start_worker(settings: EncodeSettings, parent: int) -> None:
+def _start_worker(settings: EncodeSettings) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     os.environ["RAYON_NUM_THREADS"] = "1"
     die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
     _WORKER[:] = [settings]
 
 

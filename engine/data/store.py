@@ -10,6 +10,7 @@ changing `max_length` encodes nothing again.  N = examples.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -26,13 +27,13 @@ from engine.contract.files import read_json
 from engine.contract.records import Example
 from engine.data.codec import Codec, TemplateRefusal
 from engine.data.scramble import IntArray
-from engine.data.tokenize import IGNORE, AssistantTurns, Encoded, Piece, assemble, pieces
+from engine.data.tokenize import IGNORE, AssistantTurns, Encoded, Piece, encode_example, pieces
 
 VERSION = 1
 """Raise it when encoding changes: old caches are then never read."""
 CHUNK = 2048
 """Examples per Arrow record batch; every batch but the last has this many."""
-COMPARED = 64
+COMPARED = 256
 """One example in this many is encoded the slow way too."""
 SCHEMA = pa.schema(
     [
@@ -84,20 +85,43 @@ def encode_chunk(
             refused.append((example.line, str(refusal)))
         cuts.append(cut)
         rewritten += rewrites
-    flat = [piece for cut in cuts for piece in cut]
-    ids = iter(_encode_pieces(codec, flat, fast=shortcuts))
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for number, (example, cut) in enumerate(zip(examples, cuts, strict=True)):
-        parts = [next(ids) for _ in cut]
-        encoded = assemble(codec, cut, parts, is_text=bool(cut) and example.kind == "text")
-        if shortcuts and cut and number % COMPARED == 0:
-            _compare(codec, example, encoded, assistant_turns)
-        columns["input_ids"].append(encoded.input_ids)
-        columns["spans"].append(_spans(encoded, cut, parts))
-        columns["line"].append(example.line)
-        columns["file"].append(example.file)
-        columns["key"].append(content_key(example))
-    return EncodedChunk(pa.RecordBatch.from_pydict(columns, schema=SCHEMA), tuple(refused), rewritten)
+    batch = _record_batch(examples, cuts, _encode_pieces(codec, [p for cut in cuts for p in cut], fast=shortcuts))
+    for number in range(0, len(examples) if shortcuts else 0, COMPARED):
+        if cuts[number]:
+            _compare(codec, examples[number], batch, number, assistant_turns)
+    return EncodedChunk(batch, tuple(refused), rewritten)
+
+
+def _record_batch(
+    examples: Sequence[Example], cuts: Sequence[Sequence[Piece]], ids: Sequence[Sequence[int]]
+) -> pa.RecordBatch:
+    """Lay encoded pieces out as Arrow columns; `ids` are those of all pieces, one after another."""
+    num_pieces = np.array([len(cut) for cut in cuts], dtype=np.int64)
+    example = np.repeat(np.arange(len(cuts)), num_pieces)
+    supervised = np.array([piece.supervised for cut in cuts for piece in cut], dtype=bool)
+    ends = np.cumsum(np.fromiter(map(len, ids), dtype=np.int64, count=len(ids)))
+    offsets = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(num_pieces)])]
+    values = np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int32, count=int(offsets[-1]))
+    # supervised pieces that follow each other within an example are one stretch
+    before = np.concatenate([[False], supervised[:-1] & (example[1:] == example[:-1])])[: len(example)]
+    first = supervised & ~before
+    ends_here = np.concatenate([~supervised[1:] | (example[1:] != example[:-1]), [True]])[: len(example)]
+    last = supervised & ends_here
+    begins = np.concatenate([[0], ends[:-1]])[: len(ends)]
+    owner = example[first]
+    start = np.maximum(begins[first] - offsets[owner], 1)  # nothing stands before the first token
+    stop = ends[last] - offsets[owner]
+    real = stop > start
+    spans = np.stack([start[real], stop[real]], axis=1).reshape(-1)
+    span_offsets = np.concatenate([[0], np.cumsum(2 * np.bincount(owner[real], minlength=len(cuts)))])
+    arrays = [
+        pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values)),
+        pa.ListArray.from_arrays(pa.array(span_offsets, pa.int32()), pa.array(spans, pa.int32())),
+        pa.array([item.line for item in examples], pa.int64()),
+        pa.array([item.file for item in examples], pa.string()),
+        pa.array([content_key(item) for item in examples], pa.uint64()),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def content_key(example: Example) -> int:
@@ -193,11 +217,11 @@ class TokenStore:
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
 
-def _encode_pieces(codec: Codec, flat: Sequence[Piece], *, fast: bool) -> list[list[int]]:
+def _encode_pieces(codec: Codec, flat: Sequence[Piece], *, fast: bool) -> list[Sequence[int]]:
     """Encode pieces in two calls: those with words to be kept literally, and all others."""
-    ids: list[list[int]] = [[]] * len(flat)
+    ids: list[Sequence[int]] = [piece.ids for piece in flat]
     for literal in (False, True):
-        places = [index for index, piece in enumerate(flat) if piece.literal is literal]
+        places = [index for index, piece in enumerate(flat) if piece.literal is literal and piece.text]
         texts = [flat[index].text for index in places]
         found = codec.encode_fast(texts) if fast and not literal else codec.encode(texts, literal=literal)
         for place, part in zip(places, found, strict=True):
@@ -205,30 +229,16 @@ def _encode_pieces(codec: Codec, flat: Sequence[Piece], *, fast: bool) -> list[l
     return ids
 
 
-def _compare(codec: Codec, example: Example, encoded: Encoded, assistant_turns: AssistantTurns) -> None:
+def _compare(
+    codec: Codec, example: Example, batch: pa.RecordBatch, number: int, assistant_turns: AssistantTurns
+) -> None:
     """Encode an example the slow way and insist on the same tokens and labels."""
-    cut, _ = pieces(codec, example, assistant_turns=assistant_turns, by_shape=False)
-    parts = _encode_pieces(codec, cut, fast=False)
-    slow = assemble(codec, cut, parts, is_text=example.kind == "text")
-    if slow != encoded:
+    slow = encode_example(codec, example, assistant_turns=assistant_turns, by_shape=False)
+    spans = batch.column("spans")[number].as_py()
+    supervised = {place for start, stop in zip(spans[::2], spans[1::2]) for place in range(start, stop)}
+    expected = {place for place, label in enumerate(slow.labels) if label != IGNORE and place}
+    if batch.column("input_ids")[number].as_py() != list(slow.input_ids) or supervised != expected:
         raise NotTheSame(f"line {example.line}")
-
-
-def _spans(encoded: Encoded, cut: Sequence[Piece], parts: Sequence[Sequence[int]]) -> list[int]:
-    """Return the supervised stretches as start, stop, start, stop ...; the first token is never supervised."""
-    extra = len(encoded.input_ids) - sum(len(part) for part in parts)
-    position = max(0, extra - 1)  # tokens before a plain text; one stands after it
-    spans: list[int] = []
-    for number, (piece, part) in enumerate(zip(cut, parts, strict=True)):
-        start, position = position, position + len(part)
-        stop = position + (1 if extra and number == len(cut) - 1 else 0)
-        if not piece.supervised or stop <= max(start, 1):
-            continue
-        if spans and spans[-1] == start:
-            spans[-1] = stop
-        else:
-            spans += [max(start, 1), stop]
-    return spans
 
 
 def cache_key(*parts: object) -> str:

@@ -36,6 +36,8 @@ class Piece:
     supervised: bool
     literal: bool = False
     """Whether words that spell a special token stay words."""
+    ids: tuple[int, ...] = ()
+    """Tokens that stand there without a text: those around a plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,10 @@ def pieces(
         TemplateRefusal: If the template refuses the conversation or hides the answer.
     """
     if example.kind == "text":
-        return [*_split(example.messages[0].content, supervised=True, words=None, codec=codec)], False
+        text = example.messages[0].content
+        literal = codec.special_pattern.search(text) is not None
+        ends = Piece("", False, ids=codec.prefix_ids), Piece("", True, ids=(codec.eos_token_id,))
+        return [ends[0], Piece(text, True, literal=literal), ends[1]], False
     words_looked_for = codec.words_looked_for if by_shape and not example.tools else None
     if words_looked_for is not None and can_fill(example.messages, words_looked_for):
         cut, rewrites = _shape(codec, example.messages)
@@ -86,33 +91,26 @@ def pieces(
     found: list[Piece] = []
     for number, (prompt, answer) in enumerate(cut):
         supervised = assistant_turns == "all" or number == len(cut) - 1
-        found += _split(prompt, supervised=False, words=tool_words, codec=codec)
-        found += _split(answer, supervised=supervised, words=tool_words, codec=codec)
+        found += _split(prompt, supervised=False, words=tool_words)
+        found += _split(answer, supervised=supervised, words=tool_words)
     return found, rewrites
 
 
-def assemble(codec: Codec, cut: Sequence[Piece], ids: Sequence[Sequence[int]], *, is_text: bool = False) -> Encoded:
-    """Join encoded pieces; a plain text gets the tokens that stand around a document."""
-    input_ids: list[int] = list(codec.prefix_ids) if is_text else []
-    labels: list[int] = [IGNORE] * len(input_ids)
-    for piece, part in zip(cut, ids, strict=True):
-        input_ids += part
-        labels += part if piece.supervised else [IGNORE] * len(part)
-    if is_text:
-        input_ids.append(codec.eos_token_id)
-        labels.append(codec.eos_token_id)
-    return Encoded(input_ids, labels)
-
-
-def encode_example(codec: Codec, example: Example, *, assistant_turns: AssistantTurns = "all") -> Encoded:
+def encode_example(
+    codec: Codec, example: Example, *, assistant_turns: AssistantTurns = "all", by_shape: bool = True
+) -> Encoded:
     """Encode one example; many at once are encoded in `engine.data.store`.
 
     Raises:
         TemplateRefusal: If the chat template refuses the conversation.
     """
-    cut, _ = pieces(codec, example, assistant_turns=assistant_turns)
-    ids = [codec.encode([piece.text], literal=piece.literal)[0] for piece in cut]
-    return assemble(codec, cut, ids, is_text=example.kind == "text")
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for piece in pieces(codec, example, assistant_turns=assistant_turns, by_shape=by_shape)[0]:
+        ids = codec.encode([piece.text], literal=piece.literal)[0] if piece.text else list(piece.ids)
+        input_ids += ids
+        labels += ids if piece.supervised else [IGNORE] * len(ids)
+    return Encoded(input_ids, labels)
 
 
 def encode_prompt(codec: Codec, messages: Sequence[Message]) -> list[int]:
@@ -135,12 +133,12 @@ def _prompt_pieces(codec: Codec, messages: Sequence[Message]) -> list[Piece]:
     cut, done = _cut(codec, lifted, answers, None), ""
     found: list[Piece] = []
     for prompt, answer in cut or ():
-        found += [*_split(prompt, supervised=False, words=words, codec=codec)]
-        found += [*_split(answer, supervised=False, words=words, codec=codec)]
+        found += [*_split(prompt, supervised=False, words=words)]
+        found += [*_split(answer, supervised=False, words=words)]
         done += prompt + answer
     if not text.startswith(done):  # a template that rewrites earlier turns: encode what it makes of the whole
         found, done = [], ""
-    return [*found, *_split(text[len(done) :], supervised=False, words=words, codec=codec)]
+    return [*found, *_split(text[len(done) :], supervised=False, words=words)]
 
 
 def _shape(codec: Codec, messages: Sequence[Message]) -> tuple[list[tuple[str | int, ...]], bool]:
@@ -231,11 +229,8 @@ def _lift_text(text: str, codec: Codec, words: list[str]) -> tuple[str, list[str
     return (codec.special_pattern.sub(put, text), found) if text else (text, found)
 
 
-def _split(text: str, *, supervised: bool, words: Sequence[str] | None, codec: Codec) -> Iterator[Piece]:
+def _split(text: str, *, supervised: bool, words: Sequence[str]) -> Iterator[Piece]:
     """Yield the pieces of a rendered stretch: template and data as they are, lifted words literally."""
-    if words is None:  # plain text, never rendered: one literal piece if it spells a special token
-        yield Piece(text, supervised, literal=codec.special_pattern.search(text) is not None)
-        return
     if not words:
         if text:
             yield Piece(text, supervised)

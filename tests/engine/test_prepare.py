@@ -77,7 +77,7 @@ def test_many_workers_make_the_same_store_as_one(tmp_path, codec, monkeypatch):
     path = write_task(tmp_path / "t.jsonl", 5000, "a line of words")
     alone = prepare(one_task(path), codec, tmp_path / "alone")
     monkeypatch.setattr(encode, "BYTES_PER_WORKER", {True: 1000, False: 1000})
-    monkeypatch.setattr(encode.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(encode.os, "cpu_count", lambda: 3)
     together = prepare(one_task(path), codec, tmp_path / "together")
     assert together.facts == alone.facts and together.facts[0].num_rows == 5000
     for index in (0, 2047, 2048, 4999):
