@@ -9,6 +9,7 @@ Workers load neither torch nor a model: a codec is all they need.
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import multiprocessing
 import os
@@ -149,10 +150,11 @@ def _build(
     try:
         with pa.OSFile(str(temporary / "tokens.arrow"), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             build = _Build(batches=writer.write_batch)
-            if workers > 1:
-                scan = _scan_with_workers(path, columns, settings, build, workers, progress)
-            else:
-                scan = _scan_here(path, columns, settings, build, progress)
+            with _without_cycle_collection():
+                if workers > 1:
+                    scan = _scan_with_workers(path, columns, settings, build, workers, progress)
+                else:
+                    scan = _scan_here(path, columns, settings, build, progress)
         if scan.sha256 != digest:
             raise UserError(f"{path.name} changed while it was read.", fix="start again when the file is complete.")
         replace_json(temporary / "meta.json", _meta(scan, build))
@@ -160,6 +162,18 @@ def _build(
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _without_cycle_collection() -> Iterator[None]:
+    """Pause Python's search for reference cycles: millions of small records make none, and it costs a sixth."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _scan_here(
