@@ -1,5 +1,8 @@
-// Tasks & mix on the New run page.  value: {tasks: [TaskChoice], uses_weights, samples_note}
-// Bars move while a slider is dragged; the server hears of it when it is let go (`input`).
+// Tasks & mix on the New run page.  value: {tasks: [TaskChoice], uses_weights, strategy}
+// While a slider is dragged the server hears of it a few times a second (`input`), so the preview below follows.
+const TELL_MS = 160;
+let waiting = null;
+
 function draw(value) {
   const tasks = value.tasks || [];
   if (!tasks.length) {
@@ -10,45 +13,60 @@ function draw(value) {
     h("button", { type: "button", onclick: () => setWeights(() => 1) }, "Equal"),
     h("button", { type: "button", title: "In proportion to the number of examples", onclick: () => setWeights(natural()) }, "Natural"));
   root().replaceChildren(
-    h("div.mix-head", {}, h("span.sub.grow", {}, value.uses_weights ? "A task's weight is its share of the loss, whatever its size."
+    h("div.mix-head", {}, h("span.sub.grow", {}, value.uses_weights ? "The weight is a task's share of the loss; how often it is seen is chosen above."
       : "With reduction token_mean every token counts the same: weights are not used."), value.uses_weights ? presets : null),
-    h("div.mix", { role: "group", "aria-label": "Tasks" }, mixHead(value), ...tasks.map((task, index) => line(task, index, value))),
-    bars());
+    h(custom(value) ? "div.mix.custom" : "div.mix", { role: "group", "aria-label": "Tasks" }, mixHead(value), ...tasks.map((task, index) => line(task, index, value))));
   recompute();
 }
 
-const mixHead = (value) => h("div.mix-row.mix-titles", { "aria-hidden": "true" }, h("span"), h("span", {}, "Task"), h("span.n", {}, "Examples"),
-  h("span", {}, value.uses_weights ? "Weight" : ""), h("span"), h("span.n", {}, "Loss share"));
+const custom = (value) => value.strategy === "custom";
 
-const bars = () => h("div.shares", {}, ...[["rows", "Share of examples"], ["loss", "Share of the loss"]].map(([kind, title]) =>
-  h("div.share", {}, h("span.sub", {}, title), h(`div.stack.${kind}`, { role: "img" }))));
+const mixHead = (value) => h("div.mix-row.mix-titles", { "aria-hidden": "true" }, h("span"), h("span", {}, "Task"), h("span.n", {}, "Examples"),
+  custom(value) ? h("span", {}, "How often") : null, custom(value) ? h("span") : null,
+  h("span", {}, value.uses_weights ? "Loss weight" : ""), h("span"));
 
 function line(task, index, value) {
-  const name = `Task ${task.name}`;
   const box = h("input", { type: "checkbox", "aria-label": `Use ${task.name}`, checked: task.checked, disabled: Boolean(task.problem) });
   box.addEventListener("change", () => change(index, { checked: box.checked }, true));
-  const slider = h("input.weight", { type: "range", min: "0", max: String(top(task.weight)), step: "0.05", "aria-label": `Weight of ${task.name}` });
-  slider.value = task.weight;
-  const number = h("input.weight-number", { type: "number", min: "0", max: "1000", step: "any", "aria-label": `Weight of ${task.name}, number` });
-  number.value = task.weight;
-  slider.addEventListener("input", () => { number.value = slider.value; change(index, { weight: Number(slider.value) }, false); });
-  slider.addEventListener("change", () => change(index, { weight: Number(slider.value) }, true));
-  number.addEventListener("change", () => {
-    const weight = number.value.trim() === "" ? "" : Number(number.value);
-    slider.max = String(top(weight)); slider.value = weight;
-    change(index, { weight }, true);
-  });
-  const words = task.problem ? h("span.why.bad", {}, task.problem) : h("span.why", {}, [task.kind === "sample" ? "sample" : "", task.eval_path ? "held-out file" : "", task.max_samples ? `at most ${count(task.max_samples)}` : ""].filter(Boolean).join(", "));
+  const words = task.problem ? h("span.why.bad", {}, task.problem) : h("span.why", {}, [task.kind === "sample" ? "sample" : "", task.eval_path ? "held-out file" : "",
+    task.max_samples ? `at most ${count(task.max_samples)}` : "", task.max_epochs ? `at most ${task.max_epochs} epochs` : "", task.columns ? "columns named" : ""].filter(Boolean).join(", "));
   return h("div.mix-row", { "data-name": task.name }, h("label.tick", {}, box), h("div.who", {}, h("span.sw"), h("b", {}, task.name), words),
-    h("span.n.num", {}, count(task.num_used)), value.uses_weights ? slider : h("span"), value.uses_weights ? number : h("span"), h("output.n.num", { "aria-label": `${name}, share of the loss` }));
+    h("span.n.num", {}, count(task.num_used)),
+    ...(custom(value) ? control(task, index, "mixing_weight", `How often ${task.name} is seen`) : []),
+    ...(value.uses_weights ? control(task, index, "weight", `Weight of ${task.name}`) : [h("span"), h("span")]));
+}
+
+/** A slider and a number that hold the same value. */
+function control(task, index, key, label) {
+  const slider = h("input.weight", { type: "range", min: "0", max: String(top(task[key])), step: "0.05", "aria-label": label });
+  slider.value = task[key];
+  const number = h("input.weight-number", { type: "number", min: "0", max: "1000", step: "any", "aria-label": `${label}, number` });
+  number.value = task[key];
+  const paint = () => slider.style.setProperty("--part", `${(100 * Number(slider.value)) / Number(slider.max)}%`);
+  slider.addEventListener("input", () => { number.value = slider.value; paint(); change(index, { [key]: Number(slider.value) }, false); });
+  slider.addEventListener("change", () => change(index, { [key]: Number(slider.value) }, true));
+  number.addEventListener("change", () => {
+    const amount = number.value.trim() === "" ? "" : Number(number.value);
+    slider.max = String(top(amount)); slider.value = amount; paint();
+    change(index, { [key]: amount }, true);
+  });
+  paint();
+  return [slider, number];
 }
 
 const top = (weight) => Math.max(4, Math.ceil(Number(weight || 0) * 2));
 
 function change(index, patch, commit) {
   const tasks = (props.value.tasks || []).map((task, at) => (at === index ? { ...task, ...patch } : task));
+  clearTimeout(waiting);
+  waiting = null;
   if (commit) tell("input", { tasks });
-  else { const value = { ...props.value, tasks }; drawn = JSON.stringify(value); props.value = value; }
+  else {
+    const value = { ...props.value, tasks };
+    drawn = JSON.stringify(value);
+    props.value = value;
+    waiting = setTimeout(() => trigger("input"), TELL_MS);
+  }
   recompute();
 }
 
@@ -66,33 +84,13 @@ function natural() {
 }
 
 function recompute() {
-  const { tasks, uses_weights } = props.value;
+  const { tasks } = props.value;
   const chosen = tasks.filter((task) => task.checked);
-  const weight = (task) => Math.max(0, Number(uses_weights ? task.weight : task.num_used) || 0);
-  const loss = chosen.reduce((sum, task) => sum + weight(task), 0);
-  const rows = chosen.reduce((sum, task) => sum + task.num_used, 0);
   root().querySelectorAll(".mix-row[data-name]").forEach((row, index) => {
-    const task = tasks[index], place = chosen.indexOf(task);
+    const place = chosen.indexOf(tasks[index]);
     row.classList.toggle("off", place < 0);
     row.querySelector(".sw").style.background = place < 0 ? "transparent" : color(place);
     row.style.setProperty("--task", place < 0 ? "var(--st-text-3)" : color(place));
     row.querySelectorAll(".weight, .weight-number").forEach((input) => { input.disabled = place < 0; });
-    const slider = row.querySelector(".weight");
-    if (slider) slider.style.setProperty("--part", `${(100 * Number(slider.value)) / Number(slider.max)}%`);
-    row.querySelector("output").textContent = place < 0 || !uses_weights ? (place < 0 ? "" : "–") : percent(weight(task), loss);
   });
-  stack(".rows", chosen, (task) => task.num_used, rows);
-  stack(".loss", chosen, weight, uses_weights ? loss : 0);
-}
-
-const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(part / whole < 0.1 ? 1 : 0)} %` : "–");
-
-function stack(kind, chosen, of, whole) {
-  const bar = root().querySelector(`.stack${kind}`);
-  const parts = chosen.map((task, place) => {
-    const share = whole ? of(task) / whole : 0;
-    return h("span", { title: `${task.name}: ${percent(of(task), whole)}`, style: { background: color(place), width: `${100 * share}%` } });
-  });
-  bar.setAttribute("aria-label", chosen.map((task) => `${task.name} ${percent(of(task), whole)}`).join(", ") || "no task chosen");
-  bar.replaceChildren(...parts);
 }

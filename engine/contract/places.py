@@ -53,6 +53,11 @@ class DataRoot:
         return self.cache / "codecs"
 
     @property
+    def facts(self) -> Path:
+        """Measured facts of tasks, for the studio's preview."""
+        return self.cache / "facts"
+
+    @property
     def temporary(self) -> Path:
         """Uploads on their way, downloads in progress; may be emptied when nothing runs."""
         return self.path / "tmp"

@@ -141,6 +141,17 @@ def prepare(
     )
 
 
+def measure_task(section: TaskSection, recipe: Recipe, codec: Codec, cache: Path) -> tuple[TaskFacts, tuple[str, ...]]:
+    """Return the facts and warnings of a single task.
+
+    Raises:
+        UserError: If it cannot be used.
+    """
+    settings = EncodeSettings(codec=codec, **_turns(recipe))
+    _, facts, notes, _ = _prepare_task(section, recipe, settings, cache, lambda *_: None)
+    return facts, notes
+
+
 def report_json(recipe: Recipe, prepared: Prepared) -> dict[str, Any]:
     """Return the content of `data/report.json`: what became of every record, the split, the shares, the order."""
     tasks = []

@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a recipe field")
     parser.add_argument("--json", action="store_true", help="print the report as JSON on standard output")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report (a run's data/report.json) there")
-    parser.add_argument("--facts", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,9 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     report = report_json(recipe, prepared)
     if arguments.report:
         replace_json(arguments.report, report)
-    if arguments.facts:  # for the studio: with the histograms that a preview is computed from
-        json.dump({"facts": [facts.as_json() for facts in prepared.facts], "notes": prepared.notes}, sys.stdout)
-    elif arguments.json:
+    if arguments.json:
         json.dump(report, sys.stdout, ensure_ascii=False, indent=1)
         print()
     else:

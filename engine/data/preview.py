@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -125,9 +126,12 @@ def with_packs(facts: TaskFacts, recipe: Recipe) -> TaskFacts:
     """Return the facts with the number of packs, if the recipe packs."""
     if recipe.data.packing != "bfd" or not facts.num_rows:
         return facts
-    counts = dict(zip(facts.lengths, facts.counts, strict=True))
-    value = facts.as_json() | {"num_packs": count_packs(counts, recipe.data.max_length)}
-    return TaskFacts.read(value)
+    return replace(facts, num_packs=_num_packs(facts.lengths, facts.counts, recipe.data.max_length))
+
+
+@lru_cache(maxsize=512)
+def _num_packs(lengths: tuple[int, ...], counts: tuple[int, ...], capacity: int) -> int:
+    return count_packs(dict(zip(lengths, counts, strict=True)), capacity)
 
 
 def plan(recipe: Recipe, facts: Sequence[TaskFacts]) -> Mixture:

@@ -10,6 +10,7 @@ Files are kept in `studio.logic.dataset_store`.
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +41,8 @@ class TaskRow:
     path: str
     eval_path: str
     """Held-out file; empty if there is none."""
+    columns: Mapping[str, str] | None = None
+    """What the columns mean, where their names do not say it."""
     original_name: str
     """The file's name as the person had it. Text of strangers: show as text only."""
     report: TaskReport | None

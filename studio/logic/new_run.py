@@ -32,6 +32,7 @@ from engine.launch import supervisor
 from engine.launch.command import cli_equivalent, display_command
 from engine.launch.devices import Machine, inventory
 from studio.logic import datasets, form_fields
+from studio.logic import mix as mix_view
 from studio.logic.model_choice import ModelInfo, look_up
 
 SIMPLE_FIELDS = (
@@ -45,7 +46,8 @@ SIMPLE_FIELDS = (
 )
 """Settings that are seen without opening Advanced; epochs and steps share one place."""
 HEAD_FIELDS = ("model_name_or_path", "method", "name")
-ADVANCED_FIELDS = tuple(path for path in form_fields.FIELDS if path not in (*SIMPLE_FIELDS, *HEAD_FIELDS))
+MIX_FIELDS = ("mixing.strategy",)
+ADVANCED_FIELDS = tuple(path for path in form_fields.FIELDS if path not in (*SIMPLE_FIELDS, *HEAD_FIELDS, *MIX_FIELDS))
 DOUBLE_CLICK_S = 60.0
 FitState = Literal["fits", "tight", "no", "unknown"]
 
@@ -62,6 +64,9 @@ class TaskChoice:
     weight: float | str = 1.0
     """A string only if somebody typed no number; the schema refuses it by name."""
     max_samples: int | None = None
+    mixing_weight: float | str = 1.0
+    max_epochs: float | str | None = None
+    columns: Mapping[str, str] | None = None
     num_used: int = 0
     num_records: int = 0
     num_bytes: int = 0
@@ -82,17 +87,18 @@ class TaskChoice:
         ):
             return None
         numbers = {key: _whole(value.get(key)) for key in ("num_used", "num_records", "num_bytes")}
-        weight, limit = value.get("weight"), value.get("max_samples")
+        columns = value.get("columns")
         return cls(
             name=value["name"],
             path=value["path"],
             eval_path=str(value.get("eval_path") or ""),
             kind=str(value.get("kind") or "file"),
             checked=value.get("checked") is True,
-            weight=float(weight)
-            if isinstance(weight, (int, float)) and not isinstance(weight, bool)
-            else str(weight or ""),
-            max_samples=_whole(limit) or None,
+            weight=_number(value.get("weight")),
+            max_samples=_whole(value.get("max_samples")) or None,
+            mixing_weight=_number(value.get("mixing_weight", 1.0)),
+            max_epochs=_number(value["max_epochs"]) if value.get("max_epochs") not in (None, "") else None,
+            columns={str(role): str(name) for role, name in columns.items()} if isinstance(columns, Mapping) else None,
             problem=str(value.get("problem") or ""),
             **numbers,
         )
@@ -123,6 +129,9 @@ class NewRunView:
     command: str
     yaml: str
     num_changed: int
+    mix: Mapping[str, Any] = field(default_factory=dict)
+    """What the run does with its tasks, see `studio.logic.mix`."""
+    is_measuring: bool = False
     recipe: Recipe | None = field(default=None, repr=False)
 
     @property
@@ -154,6 +163,8 @@ def draft_of(recipe: Recipe, root: DataRoot, project: Path, *, source: str = "")
         if known is None:
             known = _choice(datasets.describe_file(task.path, task.eval_path, task.name))
         known = replace(known, name=task.name, path=task.path, eval_path=task.eval_path or "", checked=True)
+        known = replace(known, columns=task.columns.named() if task.columns else None)
+        known = replace(known, mixing_weight=task.mixing_weight, max_epochs=task.max_epochs)
         chosen.append(replace(known, weight=task.weight, max_samples=task.max_samples))
     names = {task.name for task in chosen}
     rest = [task for task in catalog.values() if task.name not in names]
@@ -182,6 +193,9 @@ def look(draft: Draft, root: DataRoot, project: Path, *, machine: Machine | None
         )  # fmt: skip
     chosen = [task for task in draft.tasks if task.checked]
     has_model = bool(draft.values.get("model_name_or_path"))
+    mix = (
+        mix_view.look(recipe, [task.num_used for task in chosen], root, measure=has_model) if chosen else mix_view.EMPTY
+    )
     model = look_up(recipe.model_name_or_path, recipe.model.revision, root) if has_model else ModelInfo(config=None)
     config = model.config
     fits = estimate.fit(recipe, machine, config)
@@ -203,7 +217,9 @@ def look(draft: Draft, root: DataRoot, project: Path, *, machine: Machine | None
         fit_state=state,
         fit_text=fits.sentence if has_model else "",
         fit_parts=tuple((name, estimate.gigabytes(size)) for name, size in fits.memory.parts) if fits.memory else (),
-        facts=_facts(recipe, plan, fits, disk, machine),
+        facts=_facts(recipe, plan if mix.steps is None else replace(plan, steps=mix.steps), fits, disk, machine),
+        mix=mix.value,
+        is_measuring=mix.is_measuring,
         command=display_command(cli_equivalent("recipe.yaml", "runs/" + slug(recipe.display_name, fallback="run"))),
         yaml=_unfinished_yaml(draft) if draft_only else dump_recipe(recipe, all_fields=False),
         num_changed=shown,
@@ -275,6 +291,12 @@ def _task_values(task: TaskChoice) -> dict[str, Any]:
         values["eval_path"] = task.eval_path
     if task.max_samples:
         values["max_samples"] = task.max_samples
+    if task.mixing_weight != 1.0:
+        values["mixing_weight"] = task.mixing_weight
+    if task.max_epochs is not None:
+        values["max_epochs"] = task.max_epochs
+    if task.columns:
+        values["columns"] = dict(task.columns)
     return values
 
 
@@ -316,6 +338,7 @@ def _choice(row: datasets.TaskRow) -> TaskChoice:
         name=row.name,
         path=row.path,
         eval_path=row.eval_path,
+        columns=row.columns,
         kind=row.kind,
         num_used=report.num_used if report else 0,
         num_records=report.num_records if report else 0,
@@ -358,6 +381,13 @@ def _await_other(claim: Path) -> str:
 
 def _real(path: str) -> str:
     return os.path.realpath(path)
+
+
+def _number(value: Any) -> float | str:
+    """Return a number, or what was typed instead: the schema refuses it by name."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return str(value or "")
 
 
 def _whole(value: Any) -> int:

@@ -23,11 +23,13 @@ from studio.logic.model_choice import model_choices
 from studio.logic.new_run import ADVANCED_FIELDS, Draft, NewRunView, TaskChoice
 
 GO_TO_RUN = "(id) => { if (id) window.location.assign('/run?id=' + encodeURIComponent(id)); }"
+MEASURE_POLL_S = 1.5
 SECTIONS = {
     "": "Run",
     "model": "Model",
     "lora": "Adapter",
     "data": "Data",
+    "mixing": "Mixing",
     "loss": "Loss",
     "optim": "Optimizer",
     "record": "Logging, evaluation, checkpoints",
@@ -58,7 +60,10 @@ class _Page:
                 self.notes = island(self.project, "notes", {}, elem_id="new-notes")
                 with gr.Column(elem_classes="st-panel"):
                     _title("Tasks and mix", "1")
+                    self._strategy()
                     self.tasks = island(self.project, "task_editor", {"tasks": []}, elem_id="new-tasks")
+                    self.mix = island(self.project, "mix_preview", {}, elem_id="new-mix")
+                    self.clock = gr.Timer(MEASURE_POLL_S, active=False)
                 with gr.Column(elem_classes="st-panel"):
                     _title("Model and method", "2")
                     self._model()
@@ -92,6 +97,17 @@ class _Page:
             elem_id="field-method",
         )
         self.form.put("method", method)
+
+    def _strategy(self) -> None:
+        field = form_fields.FIELDS["mixing.strategy"]
+        strategy = gr.Radio(
+            [(name.replace("_", " ").capitalize(), name) for name in field.choices],
+            value=field.default,
+            label="How often each task is seen",
+            interactive=True,
+            elem_id="field-mixing-strategy",
+        )
+        self.form.put("mixing.strategy", strategy)
 
     def _settings(self) -> None:
         add = self.form.add
@@ -163,6 +179,8 @@ class _Page:
             self.advanced,
             self.form.by_path["lora.r"],
             self.tasks,
+            self.mix,
+            self.clock,
         ]
         filled = [self.head, self.notes, self.tasks, self.token, *self.form.by_path.values()]
         length = [
@@ -182,6 +200,7 @@ class _Page:
         )
         triggers = [*self.form.inputs_of(self.form.by_path), self.tasks.input]
         gr.on(triggers, self.look, inputs, view, api_name="new_run_look", trigger_mode="always_last", **quiet)
+        self.clock.tick(self.look, inputs, view, api_name="new_run_measured", trigger_mode="once", **quiet)
         for event, name in ((opened, "opened"), (loaded, "loaded"), (switched, "switched")):
             event.then(self.look, inputs, view, api_name=f"new_run_look_{name}", **quiet)
         begun = self.start.click(
@@ -195,7 +214,8 @@ class _Page:
         draft = self._draft(values)
         view = new_run.look(draft, self.root, self.project)
         shown = self._show(draft, view)
-        if (values.get(self.tasks) or {}).get("uses_weights") != shown[self.tasks]["uses_weights"]:
+        editor = values.get(self.tasks) or {}
+        if any(editor.get(key) != shown[self.tasks][key] for key in ("uses_weights", "strategy")):
             return shown
         return {**shown, self.tasks: gr.skip()}  # an echo would undo what is dragged meanwhile
 
@@ -271,6 +291,8 @@ class _Page:
             self.advanced: gr.Accordion(label=changed),
             self.form.by_path["lora.r"]: gr.Number(visible=draft.values.get("method") != "full"),
             self.tasks: _editor(draft),
+            self.mix: dict(view.mix),
+            self.clock: gr.Timer(MEASURE_POLL_S, active=view.is_measuring),
         }
 
 
@@ -284,7 +306,8 @@ def _title(text: str, number: str) -> None:
 
 def _editor(draft: Draft) -> dict[str, Any]:
     uses_weights = draft.values.get("loss.reduction") != "token_mean"
-    return {"tasks": [task.as_json() for task in draft.tasks], "uses_weights": uses_weights}
+    strategy = draft.values.get("mixing.strategy")
+    return {"tasks": [task.as_json() for task in draft.tasks], "uses_weights": uses_weights, "strategy": strategy}
 
 
 def _notes(problems: Any) -> dict[str, Any]:

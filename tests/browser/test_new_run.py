@@ -29,7 +29,7 @@ def test_an_empty_page_says_what_start_waits_for(page, studio):
 def test_weights_are_shares_of_the_loss(page, studio):
     """1 : 1 : 1 -> 33 % each; 2 : 1 : 1 -> 50 %."""
     open_starter(page, studio)
-    share = page.locator(".mix-row[data-name=text-to-code] output")
+    share = page.locator("#new-mix tr[data-name=text-to-code] td").last
     expect(share).to_have_text("33 %")
     number = page.get_by_label("Weight of text-to-code, number")
     number.fill("2")
@@ -41,19 +41,20 @@ def test_weights_are_shares_of_the_loss(page, studio):
     expect(page.locator("#new-yaml")).not_to_contain_text("weight:")
 
 
-def test_the_bar_moves_while_a_slider_is_dragged(page, studio):
+def test_the_preview_follows_while_a_share_is_dragged(page, studio):
     open_starter(page, studio)
-    share, slider = (
-        page.locator(".mix-row[data-name=text-to-code] output"),
-        page.get_by_label("Weight of text-to-code", exact=True),
-    )
+    page.get_by_label("Custom").check()
+    rows = page.locator("#new-mix tr[data-name=text-to-code] td").first
+    slider = page.get_by_label("How often text-to-code is seen", exact=True)
+    expect(rows).to_contain_text("33 %")
     box = slider.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2, steps=4)
-    assert int(share.inner_text().split()[0]) > 60  # 4 : 1 : 1 is 67 %, before the button is let go
+    expect(rows).to_contain_text("67 %")  # 4 : 1 : 1, before the button is let go
     page.mouse.up()
-    expect(page.locator("#new-yaml")).to_contain_text("weight: ")
+    expect(page.locator("#new-yaml")).to_contain_text("mixing_weight: 4.0")
+    expect(page.locator("#new-yaml")).to_contain_text("strategy: custom")
 
 
 def test_a_wrong_setting_is_named_and_stops_the_start(page, studio):

@@ -15,7 +15,7 @@ from engine.contract.errors import UserError
 from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir, create_run, list_runs
 from engine.launch.devices import Machine
-from studio.logic import form_fields, new_run
+from studio.logic import form_fields, mix, new_run
 from studio.logic.new_run import Draft, TaskChoice, initial, load_yaml, look, request_start
 
 GOOD = '{"messages": [{"role": "user", "content": "add"}, {"role": "assistant", "content": "a + b"}]}\n'
@@ -29,6 +29,12 @@ MACHINE = Machine(
     gpu_note="No NVIDIA driver answers.",
 )
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+
+
+@pytest.fixture(autouse=True)
+def nobody_measures(monkeypatch):
+    """Keep `look` from starting processes; what it starts is tested in test_mix.py."""
+    monkeypatch.setattr(mix, "request_facts", lambda *_: False)
 
 
 @pytest.fixture
