@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from engine.contract.files import read_json
 from engine.contract.records import Example
 from engine.data.codec import Codec, TemplateRefusal
+from engine.data.keys import content_key
 from engine.data.scramble import IntArray
 from engine.data.tokenize import IGNORE, AssistantTurns, Encoded, Piece, encode_example, pieces
 
@@ -122,13 +123,6 @@ def _record_batch(
         pa.array([content_key(item) for item in examples], pa.uint64()),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
-def content_key(example: Example) -> int:
-    """Return a 64-bit hash of an example's content: equal for exact copies, whatever their line."""
-    words = (part for m in example.messages for part in (m.role, m.content, m.tool_calls))
-    text = "\0".join((example.tools, *words))
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class TokenStore:

@@ -13,9 +13,9 @@ from engine.contract.recipe_io import override
 from engine.contract.records import Example, Message
 from engine.data import encode
 from engine.data.codec import Codec
+from engine.data.keys import content_key
 from engine.data.prepare import prepare, report_json
 from engine.data.rows import split_heldout
-from engine.data.store import content_key
 from engine.data.tokenize import IGNORE, encode_example
 from tests.tiny_model import character_tokenizer
 from tests.tiny_run import write_task
