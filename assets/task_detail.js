@@ -5,6 +5,7 @@ function draw(value) {
   if (value.problem && value.state === "unusable") {
     card.append(h("div.note.bad", {}, h("b", {}, "This file cannot be used. "), rich(value.problem), value.fix ? h("div.fix", {}, rich(value.fix)) : null));
   }
+  if ((value.found_columns || []).length) card.append(columns(value));
   value.warnings.forEach((text) => card.append(h("div.note.warn", {}, text)));
   if (value.skipped.length) card.append(skipped(value));
   if (value.examples.length) card.append(examples(value));
@@ -34,7 +35,7 @@ function examples(value) {
   const items = value.examples.map((turns, index) => h("article.example", {}, h("div.sub", {}, `Example ${index + 1}`),
     turns.map(([role, content]) => h(`div.turn.${role === "assistant" ? "answer" : "prompt"}`, {},
       h("div.role", {}, role === "assistant" ? "assistant (trained)" : role), h("pre", { tabindex: "0" }, content)))));
-  return h("details", { open: true }, h("summary", {}, "First examples, as text"), ...items);
+  return h("details", { open: value.state === "unusable" }, h("summary", {}, "First examples, as written in the file"), ...items);
 }
 
 function confirmDelete(value) {
@@ -43,4 +44,27 @@ function confirmDelete(value) {
     h("div.row", {}, h("button", { type: "button", onclick: () => dialog.close() }, "Keep"),
       h("button.go", { type: "button", onclick: () => { dialog.close(); tell("delete", {}); } }, "Delete")));
   return dialog;
+}
+
+/** Which column means what, for files whose names do not say it; `apply` reads the file again. */
+function columns(value) {
+  const ways = { "prompt and completion": ["prompt", "completion", "system"], "a conversation": ["messages"], "plain text": ["text"] };
+  const current = value.columns || {};
+  const way = current.messages ? "a conversation" : current.text ? "plain text" : "prompt and completion";
+  const form = h("div.named");
+  const fill = (chosen) => form.replaceChildren(...ways[chosen].map((role) => {
+    const select = h("select", { "data-role": role, "aria-label": `Column of ${role}` }, role === "system" ? h("option", { value: "" }, "none") : null,
+      ...value.found_columns.map((name) => h("option", { value: name, selected: current[role] === name }, name)));
+    return h("label", {}, `${role} `, select);
+  }));
+  const kind = h("select", { "aria-label": "The file is read as" }, ...Object.keys(ways).map((name) => h("option", { value: name, selected: name === way }, name)));
+  kind.addEventListener("change", () => fill(kind.value));
+  fill(way);
+  const apply = () => {
+    const named = Object.fromEntries([...form.querySelectorAll("select")].filter((select) => select.value).map((select) => [select.dataset.role, select.value]));
+    tell("apply", { columns: named });
+  };
+  return h(value.is_guess || value.state === "unusable" ? "div.note.warn.mapping" : "div.note.mapping", {},
+    h("p", {}, value.is_guess ? "The names of the columns say nothing, so this is a guess. Is it right?" : "What the columns mean:"),
+    h("div.named", {}, h("label", {}, "read as ", kind), form, h("button.ibtn", { type: "button", onclick: apply }, "Read again")));
 }

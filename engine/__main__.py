@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("engine.train.train_command", "train a recipe: the same run that the studio starts"),
     "inspect": ("engine.contract.inspect_command", "check task files: every record used, or skipped with a reason"),
     "insight": ("engine.data.insight_command", "duplicates, overlaps and benchmark problems in task files; clean them"),
+    "show": ("engine.data.show_command", "the exact training text of a file, with what is learned marked"),
     "prepare": ("engine.data.prepare_command", "encode a recipe's tasks into the cache and say what a run will see"),
     "measure": ("engine.data.measure_command", "measure each task of a recipe for the studio's preview"),
     "merge": ("engine.export.merge_command", "merge a run's adapter into its base model, with a parity check"),

@@ -85,11 +85,16 @@ class TaskScan:
 
 
 class UnusableFile(UserError):
-    """A file that was read to its end and holds nothing to use; `scan` says what became of every record."""
+    """A file that was read to its end and holds nothing to use; `scan` says what became of every record.
 
-    def __init__(self, problem: str, fix: str, scan: TaskScan) -> None:
+    `columns` are those of the first record, `guess` is what they may mean, if that seems clear.
+    """
+
+    def __init__(
+        self, problem: str, fix: str, scan: TaskScan, columns: tuple[str, ...] = (), guess: Columns | None = None
+    ) -> None:
         super().__init__(problem, fix)
-        self.scan = scan
+        self.scan, self.columns, self.guess = scan, columns, guess
 
 
 @dataclass
@@ -288,13 +293,14 @@ def _scan(path: Path, columns: Columns | None, keep: Callable[[Example], None]) 
     if not tally.used:
         first = "; ".join(f"{row.place}: {row.reason}" for row in tally.skipped[:3])
         problem = f"0 of {tally.records} records in {path.name} can be used. {first}."
-        raise UnusableFile(problem, _way_out(tally.outlines, columns), scan)
+        names = next(([str(name) for name in outline] for outline in tally.outlines if outline), [])
+        guess = guess_columns(tally.outlines) if columns is None else None
+        raise UnusableFile(problem, _way_out(tally.outlines, guess), scan, tuple(names), guess)
     return scan
 
 
-def _way_out(outlines: list[Any], columns: Columns | None) -> str:
+def _way_out(outlines: list[Any], guess: Columns | None) -> str:
     """Return what to do about a file without a usable record."""
-    guess = guess_columns(outlines) if columns is None else None
     if guess is None:
         return "see the README for the forms that are read, or name the `columns` of the task."
     first = next(outline for outline in outlines if outline)

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from engine.contract.errors import Problem, UserError
 from engine.contract.files import child, read_json, replace_json, slug
 from engine.contract.places import DataRoot, require_free
 from engine.contract.taskfile import EXTENSIONS
-from studio.logic.task_scan import scan_in_child
+from studio.logic.task_scan import UnknownColumns, scan_in_child
 
 MAX_FILE_BYTES = 2 * 2**30
 """A larger task file is refused; the studio's upload limit should say the same."""
@@ -135,11 +135,14 @@ def _add_task(root: DataRoot, project: Path, name: str, upload: Path) -> Note:
         data = folder / f"data{suffix}"
         _copy(upload, data)
         try:
-            meta["report"] = scan_in_child(data).as_json()
+            meta |= _scanned(data)
         except UserError as error:
             problem = error.problem.replace(data.name, shown_name(name))
             meta["problem"] = Problem(problem=problem, fix=error.fix).as_json()
-            data.unlink()
+            if isinstance(error, UnknownColumns):  # kept: naming its columns makes it usable
+                meta["found"] = list(error.columns)
+            else:
+                data.unlink()
         replace_json(folder / "meta.json", meta)
         task = _publish(root, project, folder, _stem(name))
     finally:
@@ -147,10 +150,58 @@ def _add_task(root: DataRoot, project: Path, name: str, upload: Path) -> Note:
     if problem:
         return Note(ok=False, text=f"{shown_name(name)} is unusable: {problem}", task=task)
     report = meta["report"]
+    guessed = meta.get("columns")
     text = f"{shown_name(name)} is task `{task}`: {report['num_used']} of {report['num_records']} records used."
     if task != _stem(name):
         text += f" The name `{_stem(name)}` is taken."
+    if guessed:
+        words = ", ".join(f"`{column}` as {role}" for role, column in guessed.items())
+        text += f" Its columns were guessed: {words}. Open the task to change that."
     return Note(ok=True, text=text, task=task)
+
+
+def name_columns(root: DataRoot, name: str, columns: Mapping[str, str]) -> Note:
+    """Read an uploaded task again with other columns; nothing changes if that leaves no usable record."""
+    folder = child(root.datasets, name)
+    data = stored_file(folder, "data")
+    if data is None:
+        return Note(ok=False, text=f"The file of task `{name}` is not here.")
+    meta = read_json(folder / "meta.json") or {}
+    try:
+        report = scan_in_child(data, columns)
+    except UserError as error:
+        return Note(ok=False, text=f"{error.problem.replace(data.name, name)} {error.fix}".strip(), task=name)
+    meta = {key: value for key, value in meta.items() if key != "problem"}
+    replace_json(folder / "meta.json", {**meta, "report": report.as_json(), "columns": dict(columns), "guessed": False})
+    return Note(ok=True, text=f"Task `{name}`: {report.num_used} of {report.num_records} records used.", task=name)
+
+
+def add_cleaned(root: DataRoot, project: Path, name: str, file: Path) -> str:
+    """Publish a cleaned file as a task of its own, `<name>-clean`, and return its name.
+
+    Args:
+        root: Where tasks are kept.
+        project: The checkout, whose sample tasks have names that are taken.
+        name: The task it came from.
+        file: `data.jsonl` in a new folder inside `root.datasets`.
+    """
+    meta = {"original_name": f"{name}, cleaned", "added_at": time.time(), "report": scan_in_child(file).as_json()}
+    replace_json(file.parent / "meta.json", meta)
+    return _publish(root, project, file.parent, slug(f"{name}-clean"))
+
+
+def _scanned(data: Path) -> dict[str, Any]:
+    """Scan a file; columns whose names say nothing are guessed if that is clear, and said to be a guess."""
+    try:
+        return {"report": scan_in_child(data).as_json()}
+    except UnknownColumns as error:
+        if not error.guess:
+            raise
+        try:
+            report = scan_in_child(data, error.guess).as_json()
+        except UserError:
+            raise error from None
+        return {"report": report, "columns": error.guess, "guessed": True, "found": list(error.columns)}
 
 
 def _attach_heldout(root: DataRoot, project: Path, name: str, upload: Path, made: dict[str, str]) -> Note:
@@ -164,7 +215,7 @@ def _attach_heldout(root: DataRoot, project: Path, name: str, upload: Path, made
     temporary = folder / f".heldout-{secrets.token_hex(6)}{suffix}"
     try:
         _copy(upload, temporary)
-        report = scan_in_child(temporary)
+        report = scan_in_child(temporary, (read_json(folder / "meta.json") or {}).get("columns"))
         previous = stored_file(folder, "heldout")
         os.replace(temporary, folder / f"heldout{suffix}")
         if previous is not None and previous.suffix != suffix:

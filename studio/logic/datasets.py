@@ -26,6 +26,7 @@ State = Literal["ready", "warnings", "unusable"]
 EMPTY_DETAIL: dict[str, Any] = {
     **dict.fromkeys(("name", "state", "original_name", "problem", "fix", "format", "used_text", "heldout_text"), ""),
     **{"can_delete": False, "num_skipped": 0, "skipped": [], "warnings": [], "examples": []},
+    **{"columns": {}, "found_columns": [], "is_guess": False},
 }
 """What the page shows of an opened task; `detail` fills it in."""
 
@@ -51,6 +52,9 @@ class TaskRow:
     problem: str = ""
     """Why it is unusable, or the first warning."""
     fix: str = ""
+    found_columns: tuple[str, ...] = ()
+    """Columns of the file, if they had to be named."""
+    is_guess: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,7 @@ def detail(root: DataRoot, project: Path, name: str) -> dict[str, Any]:
     row = find_task(root, project, name)
     shown = {**EMPTY_DETAIL, "name": row.name, "state": row.state, "can_delete": row.kind == "upload"}
     shown |= {"original_name": row.original_name, "problem": row.problem, "fix": row.fix}
+    shown |= {"columns": dict(row.columns or {}), "found_columns": list(row.found_columns), "is_guess": row.is_guess}
     if row.report:
         shown |= {
             "format": row.report.format,
@@ -179,6 +184,9 @@ def _upload_row(folder: Path) -> TaskRow:
         kind="upload",
         path=str(data or folder),
         eval_path=str(heldout or ""),
+        columns=meta.get("columns"),
+        found_columns=tuple(str(name) for name in meta.get("found", ())),
+        is_guess=meta.get("guessed") is True,
         original_name=str(meta.get("original_name", "")),
         report=report,
         heldout=TaskReport.read(meta.get("heldout")) if heldout else None,

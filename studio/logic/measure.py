@@ -18,6 +18,7 @@ from pathlib import Path
 from engine.contract.errors import UserError
 from engine.contract.facts import facts_key
 from engine.contract.files import read_json, replace_text
+from engine.contract.models import STARTER_MODEL, find_local
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
@@ -60,6 +61,8 @@ def request_facts(recipe: Recipe, root: DataRoot) -> bool:
     status = JobStatus.read(status_file)
     if status is not None and status.state == "running":
         return True
+    if recipe.model_name_or_path == STARTER_MODEL and find_local(STARTER_MODEL, root) is None:
+        return False  # a look at the page must not download the starter
     known = facts_of(recipe, root)
     missing = [task for task, facts in zip(recipe.tasks, known, strict=True) if facts is None or facts.is_stale]
     if not missing:

@@ -110,8 +110,9 @@ def _text(complete: bool, measuring: bool, root: DataRoot, known: Sequence[Measu
         return f"Measuring tokens: {progress_text(root) or 'starting'} ..."
     if complete:
         return ""
-    problems = {item.problem for item in known if item is not None and item.problem}
-    return "" if problems else "Choose a model to see tokens and packs."
+    if any(item is not None and item.problem for item in known):
+        return ""  # told as a remark
+    return "Tokens and packs are measured once the model is chosen and on this machine."
 
 
 def _summary(mix: MixPreview) -> list[list[str]]:

@@ -46,6 +46,17 @@ def model_choices(root: DataRoot) -> list[str]:
     return [*KNOWN_CONFIGS, *(str(folder) for folder in folders if not (folder / "source.json").exists())]
 
 
+def model_that_is_here(root: DataRoot) -> str:
+    """Return the first known model that lies on this disk, the starter first; empty if there is none."""
+    for name in (STARTER_MODEL, *model_choices(root)):
+        try:
+            if find_local(name, root) is not None:
+                return name
+        except UserError:
+            continue
+    return ""
+
+
 def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
     """Say where a model is: on this disk, fetched at the start, or out of reach. Never raises."""
     try:

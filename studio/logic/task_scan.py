@@ -1,7 +1,7 @@
 """Look into a task file from a child process, so that a hostile file can hurt nobody but the child.
 
-    scan_in_child(path) -> TaskReport(counts, skipped rows, warnings, first examples) | UserError
-    python -m studio.logic.task_scan PATH   the child: limited memory and CPU time, one JSON object on stdout
+    scan_in_child(path, columns) -> TaskReport(counts, skipped rows, warnings, first examples) | UserError
+    python -m studio.logic.task_scan PATH [COLUMNS]   the child: limited memory and CPU time, one JSON object on stdout
 
 The rules of a task file live in `engine.contract.taskfile`; this module only puts a fence around it.
 """
@@ -13,11 +13,16 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from engine.contract.errors import Problem, UserError
+from engine.contract.records import Columns
+from engine.contract.taskfile import UnusableFile
 
 TIME_LIMIT_S = 180
 MEMORY_LIMIT_BYTES = 3 * 2**30
@@ -69,17 +74,29 @@ class TaskReport:
             return None
 
 
-def scan_in_child(path: Path, *, time_limit_s: float = TIME_LIMIT_S) -> TaskReport:
+class UnknownColumns(UserError):
+    """A file whose columns must be named before it can be used."""
+
+    def __init__(self, problems: Sequence[Problem], columns: tuple[str, ...], guess: dict[str, str]) -> None:
+        super().__init__(problems[0].problem, problems[0].fix)
+        self.columns, self.guess = columns, guess
+
+
+def scan_in_child(
+    path: Path, columns: Mapping[str, str] | None = None, *, time_limit_s: float = TIME_LIMIT_S
+) -> TaskReport:
     """Scan a task file in a process of its own.
 
     Args:
         path: A file whose path we made or checked ourselves.
+        columns: Role -> column, where the names of the columns do not say it.
         time_limit_s: Wall time after which the child is ended.
 
     Raises:
         UserError: If the file is unusable, takes too long or too much memory.
     """
     argv = [sys.executable, "-m", "studio.logic.task_scan", str(path.resolve())]
+    argv += [json.dumps(dict(columns))] if columns else []
     project = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(
@@ -94,6 +111,9 @@ def scan_in_child(path: Path, *, time_limit_s: float = TIME_LIMIT_S) -> TaskRepo
         answer = None
     if isinstance(answer, dict) and (report := TaskReport.read(answer.get("report"))):
         return report
+    if isinstance(answer, dict) and answer.get("problems") and answer.get("columns"):
+        problems = [Problem(**problem) for problem in answer["problems"]]
+        raise UnknownColumns(problems, tuple(answer["columns"]), dict(answer["guess"]))
     if isinstance(answer, dict) and answer.get("problems"):
         raise UserError.of([Problem(**problem) for problem in answer["problems"]])
     raise UserError(
@@ -102,7 +122,7 @@ def scan_in_child(path: Path, *, time_limit_s: float = TIME_LIMIT_S) -> TaskRepo
     )
 
 
-def scan_here(path: Path) -> TaskReport:
+def scan_here(path: Path, columns: Columns | None = None) -> TaskReport:
     """Scan a task file in this process: for files that came with the studio, and for the child.
 
     Raises:
@@ -110,8 +130,8 @@ def scan_here(path: Path) -> TaskReport:
     """
     from engine.contract.taskfile import iter_examples, scan_task_file
 
-    scan = scan_task_file(path)
-    first = tuple(itertools.islice(iter_examples(path), MAX_PREVIEWS))
+    scan = scan_task_file(path, columns)
+    first = tuple(itertools.islice(iter_examples(path, columns), MAX_PREVIEWS))
     return TaskReport(
         format=str(scan.format),
         num_records=scan.num_records,
@@ -129,9 +149,14 @@ def main(argv: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT_S, TIME_LIMIT_S))
     try:
-        answer: dict[str, Any] = {"report": scan_here(Path(argv[0])).as_json()}
+        columns = Columns.model_validate_json(argv[1]) if len(argv) > 1 else None
+        answer: dict[str, Any] = {"report": scan_here(Path(argv[0]), columns).as_json()}
+    except ValidationError as error:
+        answer = {"problems": [{"problem": str(error.errors()[0]["msg"]), "fix": "name other columns.", "field": ""}]}
     except UserError as error:
         answer = {"problems": [problem.as_json() for problem in error.problems[:20]]}
+        if isinstance(error, UnusableFile):
+            answer |= {"columns": error.columns, "guess": error.guess.named() if error.guess else {}}
     sys.stdout.write(json.dumps(answer))
     return 0
 

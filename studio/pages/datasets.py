@@ -1,5 +1,6 @@
-"""The Datasets page: drop files, see tasks, open one.  Layout and wiring; the thinking is in `studio.logic.datasets`.
+"""The Datasets page: drop files, see tasks, open one, look closer.  Layout and wiring only.
 
+Thinking: `studio.logic.datasets` (table, detail), `dataset_store` (files), `task_look` (tokens, text, duplicates).
 Page-specific styles: `assets/datasets.css`, which the shell must put into the head on this route.
 """
 
@@ -14,54 +15,127 @@ from gradio.context import Context
 from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
-from studio.logic import dataset_store, datasets
+from studio.logic import dataset_store, datasets, task_look
+from studio.logic.dataset_store import Note
+from studio.logic.model_choice import model_choices, model_that_is_here
+
+POLL_S = 1.5
+UPLOAD_LABEL = "Drop task files here, one per task: .jsonl, .json, .csv, .tsv, .parquet, .arrow"
 
 
 def build(context: StudioContext) -> None:
     """Add the page to the open route."""
-    root, project = context.root, context.project
+    page = _Page(context)
+    page.layout()
+    page.wire()
 
-    def table() -> dict[str, Any]:
-        return {"rows": datasets.table(root, project), "selected": ""}
 
-    with gr.Column(elem_classes="page-datasets"):
-        head = island(project, "page_head", datasets.headline(root, project), elem_id="datasets-head")
-        uploads = gr.File(
-            label="Drop task files here, one per task: .jsonl, .json, .csv, .tsv, .parquet",
-            file_count="multiple",
-            elem_id="datasets-upload",
-            height=148,
+class _Page:
+    """The components of one built page and the handlers that join them to the logic."""
+
+    def __init__(self, context: StudioContext) -> None:
+        self.root, self.project = context.root, context.project
+
+    def layout(self) -> None:
+        """Lay the page out: upload, notes, table, the opened task, the closer look."""
+        root, project = self.root, self.project
+        with gr.Column(elem_classes="page-datasets"):
+            self.head = island(project, "page_head", datasets.headline(root, project), elem_id="datasets-head")
+            self.uploads = gr.File(label=UPLOAD_LABEL, file_count="multiple", elem_id="datasets-upload", height=148)
+            self.notes = island(project, "notes", {}, elem_id="datasets-notes")
+            self.tasks = island(project, "task_table", {}, elem_id="datasets-table", classes="card-block")
+            self.detail = island(project, "task_detail", {}, elem_id="datasets-detail")
+            with gr.Row(visible=False, elem_classes="look-with") as self.choose:
+                self.model = gr.Dropdown(
+                    model_choices(root),
+                    value=model_that_is_here(root) or None,
+                    label="Seen through the tokenizer of",
+                    allow_custom_value=True,
+                    interactive=True,
+                    elem_id="datasets-model",
+                    scale=3,
+                    min_width=280,
+                )
+                self.length = gr.Number(
+                    1024, label="Max length", interactive=True, elem_id="datasets-max-length", min_width=120
+                )
+            self.closer = island(project, "task_look", {}, elem_id="datasets-look")
+            self.clock = gr.Timer(POLL_S, active=False)
+
+    def wire(self) -> None:
+        """Join uploads to the store, rows to the opened task, the opened task to the closer look."""
+        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        overview, changed = [self.head, self.tasks], [self.notes, self.head, self.tasks, self.detail]
+        inputs, shown = [self.detail, self.model, self.length], [self.closer, self.choose, self.clock]
+        assert Context.root_block is not None  # pages are built inside the shell's Blocks
+        Context.root_block.load(self.refresh, None, overview, api_name="datasets_look", **quiet)
+        self.uploads.upload(
+            self.add, self.uploads, [self.notes, *overview, self.uploads], show_progress_on=self.notes,
+            api_name="datasets_add",
+        )  # fmt: skip
+        opened = self.tasks.select(self.select, self.tasks, self.detail, api_name="datasets_detail", **quiet)
+        deleted = self.detail.delete(self.delete, self.detail, changed, api_name="datasets_delete", **quiet)
+        applied = self.detail.apply(self.apply, self.detail, changed, api_name="datasets_columns", **quiet)
+        for event, name in ((opened, "opened"), (deleted, "deleted"), (applied, "applied")):
+            event.then(self.look, inputs, shown, api_name=f"datasets_look_{name}", **quiet)
+        self.detail.clear(self.look, inputs, shown, api_name="datasets_look_closed", **quiet)
+        gr.on(
+            [self.model.change, self.length.change], self.look, inputs, shown, api_name="datasets_look_closer", **quiet
         )
-        notes = island(project, "notes", {}, elem_id="datasets-notes")
-        tasks = island(project, "task_table", {}, elem_id="datasets-table", classes="card-block")
-        detail = island(project, "task_detail", {}, elem_id="datasets-detail")
+        self.clock.tick(self.look, inputs, shown, api_name="datasets_look_again", trigger_mode="once", **quiet)
+        self.closer.retry(self.search, inputs, shown, api_name="datasets_insight", **quiet)
+        self.closer.edit(
+            self.clean, self.closer, [self.notes, *overview], show_progress_on=self.closer, api_name="datasets_clean"
+        )
 
-    def refresh() -> tuple[dict[str, Any], dict[str, Any]]:
-        return datasets.headline(root, project), table()
+    def refresh(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Show headline and table anew."""
+        rows = datasets.table(self.root, self.project)
+        return datasets.headline(self.root, self.project), {"rows": rows, "selected": ""}
 
-    def add(files: list[Any] | None, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008 - gradio's way
+    def add(self, files: list[Any] | None, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008 - gradio's way
+        """Make tasks of uploaded files."""
         named = [(Path(str(file)).name, Path(str(file))) for file in files or []]
-        done = dataset_store.add_files(root, project, named, lambda share, text: progress(share, desc=text))
-        return {"notes": [{"ok": note.ok, "text": note.text} for note in done]}, *refresh(), None
+        done = dataset_store.add_files(self.root, self.project, named, lambda share, text: progress(share, desc=text))
+        return _notes(*done), *self.refresh(), None
 
-    def select(value: dict[str, Any]) -> dict[str, Any]:
+    def select(self, value: dict[str, Any]) -> dict[str, Any]:
+        """Open a task."""
         try:
-            return datasets.detail(root, project, str((value or {}).get("selected", "")))
+            return datasets.detail(self.root, self.project, str((value or {}).get("selected", "")))
         except UserError as error:
-            return {
-                "name": "Gone",
-                "state": "unusable",
-                **datasets.EMPTY_DETAIL,
-                "problem": error.problem,
-                "fix": error.fix,
-            }
+            gone = {"name": "Gone", "state": "unusable", "problem": error.problem, "fix": error.fix}
+            return {**datasets.EMPTY_DETAIL, **gone}
 
-    def delete(value: dict[str, Any]) -> tuple[Any, ...]:
-        note = datasets.request_delete(root, str((value or {}).get("name", "")))
-        return {"notes": [{"ok": note.ok, "text": note.text}]}, *refresh(), {}
+    def delete(self, value: dict[str, Any]) -> tuple[Any, ...]:
+        """Delete the opened task."""
+        return _notes(datasets.request_delete(self.root, _name(value))), *self.refresh(), {}
 
-    assert Context.root_block is not None  # pages are built inside the shell's Blocks
-    Context.root_block.load(refresh, None, [head, tasks], show_progress="hidden", api_name="datasets_look")
-    uploads.upload(add, uploads, [notes, head, tasks, uploads], show_progress_on=notes, api_name="datasets_add")
-    tasks.select(select, tasks, detail, show_progress="hidden", api_name="datasets_detail")
-    detail.delete(delete, detail, [notes, head, tasks, detail], show_progress="hidden", api_name="datasets_delete")
+    def apply(self, value: dict[str, Any]) -> tuple[Any, ...]:
+        """Read the opened task again with other columns."""
+        note = dataset_store.name_columns(self.root, _name(value), (value or {}).get("columns") or {})
+        return _notes(note), *self.refresh(), self.select({"selected": _name(value)})
+
+    def look(self, value: dict[str, Any], model: str, max_length: Any) -> tuple[Any, ...]:
+        """Look closer at the opened task."""
+        shown = task_look.look(_name(value), model or "", max_length, self.root, self.project)
+        waits = task_look.is_waiting(shown)
+        return shown, gr.Row(visible=bool(shown)), gr.Timer(POLL_S, active=waits)
+
+    def search(self, value: dict[str, Any], model: str, max_length: Any) -> tuple[Any, ...]:
+        """Start the search for duplicates."""
+        task_look.search(_name(value), self.root, self.project)
+        return self.look(value, model, max_length)
+
+    def clean(self, value: dict[str, Any]) -> tuple[Any, ...]:
+        """Make a cleaned task."""
+        actions = [str(action) for action in (value or {}).get("remove", ())]
+        return _notes(task_look.clean_task(_name(value), actions, self.root, self.project)), *self.refresh()
+
+
+def _name(value: Any) -> str:
+    return str((value or {}).get("name", ""))
+
+
+def _notes(*notes: Note) -> dict[str, Any]:
+    return {"notes": [{"ok": note.ok, "text": note.text} for note in notes]}

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.tiny_model import save_tiny_model
+
 pytestmark = pytest.mark.browser
 EVIL = {"prompt": "<img src=x onerror=window.__x=1> {{value}}", "completion": "${window.__x=1} `${window.__x=1}`"}
 
@@ -70,3 +72,25 @@ def test_the_page_fits_a_phone(page, studio):
     page.goto(f"{studio.url}/datasets")
     expect(page.locator("table.tasks")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_task_can_be_looked_at_more_closely(page, studio, tmp_path):
+    """Columns are guessed, tokens measured, the learned part is marked, copies are found and cleaned away."""
+    rows = [{"problem_text": f"what is {i % 9} <b>", "worked": f"it is {i % 9}"} for i in range(30)]
+    path = tmp_path / "closer.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page.goto(f"{studio.url}/datasets")
+    page.locator("#datasets-upload input[type=file]").set_input_files(str(path))
+    expect(page.locator("#datasets-notes")).to_contain_text("columns were guessed")
+    page.get_by_role("button", name="closer", exact=True).click()
+    expect(page.get_by_label("Column of prompt")).to_have_value("problem_text")
+    model = page.locator("#datasets-model input")
+    model.fill(str(save_tiny_model(tmp_path / "tiny")))
+    model.press("Enter")
+    expect(page.locator("#datasets-look .histogram")).to_be_visible(timeout=60_000)
+    expect(page.locator("#datasets-look mark.learned").nth(1)).to_have_text("it is 0<|im_end|>")
+    page.get_by_role("button", name="Look for duplicates").click()
+    expect(page.locator("#datasets-look dl.found")).to_contain_text("21", timeout=60_000)
+    page.get_by_role("button", name="Make a cleaned task").click()
+    expect(page.locator("#datasets-notes")).to_contain_text("closer-clean", timeout=60_000)
+    expect(page.get_by_role("button", name="closer-clean", exact=True)).to_be_visible()

@@ -8,7 +8,7 @@ from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import field_paths, recipe_from_values
 from studio.forms import Widgets, element_id
 from studio.logic.form_fields import FIELDS, changed, defaults, from_recipe, to_values
-from studio.logic.new_run import ADVANCED_FIELDS, HEAD_FIELDS, SIMPLE_FIELDS
+from studio.logic.new_run import ADVANCED_FIELDS, HEAD_FIELDS, MIX_FIELDS, SIMPLE_FIELDS
 
 TASKS = [{"name": "a", "path": "a.jsonl"}]
 
@@ -18,7 +18,7 @@ def recipe(**values) -> Recipe:
 
 
 def test_every_field_of_the_schema_is_on_the_page_exactly_once():
-    places = [*SIMPLE_FIELDS, *HEAD_FIELDS, *ADVANCED_FIELDS]
+    places = [*SIMPLE_FIELDS, *HEAD_FIELDS, *MIX_FIELDS, *ADVANCED_FIELDS]
     schema = {path for path in field_paths() if path != "schema_version" and not path.startswith("tasks.")}
     assert set(places) == schema == set(FIELDS)
     assert len(places) == len(set(places))

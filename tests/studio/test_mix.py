@@ -50,7 +50,7 @@ def test_before_measuring_only_rows_are_shown(recipe, root):
     view = mix.look(recipe, [90, 10], root, measure=False)
     assert [task["rows"] for task in view.value["tasks"]] == [86, 10]  # of 95 rows, 24 steps of 4
     assert all(task["tokens"] is None for task in view.value["tasks"])
-    assert view.steps is None and not view.value["is_complete"] and "Choose a model" in view.value["text"]
+    assert view.steps is None and not view.value["is_complete"] and "once the model is chosen" in view.value["text"]
 
 
 def test_measured_numbers_are_those_of_the_engine(recipe, root, tmp_path, monkeypatch):
