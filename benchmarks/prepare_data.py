@@ -68,7 +68,12 @@ def ours(file: Path, model: Path) -> dict[str, float]:
         seconds = time.perf_counter() - started
         again = time.perf_counter()
         prepare(recipe, codec, Path(cache) / "prepared")
-        return {"seconds": seconds, "pack_fill": done.preview.pack_fill, "second_s": time.perf_counter() - again}
+        second = time.perf_counter() - again
+        padding = {}
+        for packing in ("padding", "length_grouped", "padding_free", "bfd"):
+            other = recipe.model_copy(update={"data": recipe.data.model_copy(update={"packing": packing})})
+            padding[packing] = prepare(other, codec, Path(cache) / "prepared").preview.padding_share
+        return {"seconds": seconds, "pack_fill": done.preview.pack_fill, "second_s": second, "padding": padding}
 
 
 def mftcoder(file: Path, model: Path) -> dict[str, float]:
@@ -203,6 +208,8 @@ def main() -> int:
             )
     second = statistics.median(run["second_s"] for run in runs["ours"])
     print(f"a second start with the same data: {second:.2f} s")
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in runs["ours"][0]["padding"].items())
+    print(f"padding at batch size 4: {shares}")
     return 0
 
 

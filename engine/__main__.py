@@ -22,6 +22,7 @@ COMMANDS = {
     "merge": ("engine.export.merge_command", "merge a run's adapter into its base model, with a parity check"),
     "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),
+    "fetch-data": ("engine.data.fetch_data_command", "bring a data set from a hub to this machine"),
     "doctor": ("engine.doctor", "say what this machine can do, and why not"),
     "runs": ("engine.launch.runs_command", "list runs, or stop one"),
 }

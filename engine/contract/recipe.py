@@ -88,7 +88,8 @@ class TaskSection(Section):
     name: str = Field(min_length=1, max_length=64, pattern=f"^{TASK_NAME.pattern}$")
     """Short lower-case name: letters, digits, `.`, `_`, `-`. It labels curves, metrics and files."""
     path: str = Field(min_length=1, max_length=4096)
-    """Training examples: a file or a folder of files. A relative path is looked up beside the recipe."""
+    """Training examples: a file, a folder of files, or a data set on a hub as `hf://org/name?config=...&split=train`
+    or `modelscope://org/name`. A relative path is looked up beside the recipe."""
     eval_path: str | None = Field(None, max_length=4096)
     """Held-out examples. Without it `data.eval_split` of the training file is held out."""
     weight: Number = Field(1.0, ge=0, le=1000)

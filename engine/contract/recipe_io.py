@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from engine.contract.errors import Problem, UserError
+from engine.contract.hub_path import is_hub_path
 from engine.contract.recipe import MisplacedValue, Recipe
 
 MAX_RECIPE_BYTES = 1_000_000
@@ -127,6 +128,8 @@ def absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with its relative file paths resolved against `folder`; hub ids stay as they are."""
 
     def resolve(path: str) -> str:
+        if is_hub_path(path):
+            return path
         return str((folder / Path(path).expanduser()).resolve())
 
     tasks = tuple(

@@ -13,7 +13,9 @@ from typing import Any
 from engine.contract.errors import UserError
 from engine.contract.facts import facts_key
 from engine.contract.files import replace_json
-from engine.contract.places import data_root
+from engine.contract.hub_path import on_disk
+from engine.contract.places import DataRoot, data_root
+from engine.contract.recipe import TaskSection
 from engine.contract.recipe_io import load_recipe
 from engine.launch.jobs import write_job
 
@@ -45,13 +47,26 @@ def run(arguments: argparse.Namespace) -> int:
         key, answer = facts_key(recipe, task), _problem(trouble) if trouble else {}
         if codec is not None:
             try:
-                facts, notes = measure_task(task, recipe, codec, root.prepared)
+                facts, notes = measure_task(_local(task, root), recipe, codec, root.prepared)
                 answer = {"facts": facts.as_json(), "notes": list(notes)}
             except UserError as error:
                 answer = _problem(error)
         replace_json(arguments.output / f"{key}.json", {**answer, "time": time.time()})
     write_job(status, state="done", phase="measured")
     return 0
+
+
+def _local(task: TaskSection, root: DataRoot) -> TaskSection:
+    """Return the task with its data set's local copy; measuring never downloads one."""
+    changed = {}
+    for key in ("path", "eval_path"):
+        if path := getattr(task, key):
+            if (found := on_disk(path, root)) is None:
+                raise UserError(
+                    f"{path} is downloaded when the run starts.", fix="fetch it on the Datasets page first."
+                )
+            changed[key] = str(found)
+    return task.model_copy(update=changed)
 
 
 def _problem(error: UserError) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare every task of the recipe and print what a run would see."""
+    from engine.data.hub import local_recipe
     from engine.data.prepare import prepare, report_json
     from engine.model.sources import resolve_tokenizer
     from engine.model.tokenizer import load_codec
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe, root = override(load_recipe(arguments.recipe), arguments.set), data_root().make()
     started = time.monotonic()
     folder = resolve_tokenizer(recipe.model_name_or_path, root=root, revision=recipe.model.revision)
+    recipe = local_recipe(recipe, root, lambda text, _: _progress(text, 0.0))
     codec = load_codec(folder, root.codecs, chat_template=recipe.data.chat_template)
     prepared = prepare(recipe, codec, root.prepared, _progress)
     report = report_json(recipe, prepared)

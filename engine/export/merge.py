@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from engine.contract.errors import UserError
 from engine.contract.files import replace_json, slug
-from engine.contract.places import DataRoot, require_free
+from engine.contract.hub_path import on_disk
+from engine.contract.places import DataRoot, data_root, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
 from engine.contract.taskfile import Example, Message, iter_examples
@@ -160,7 +161,8 @@ def parity_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[l
     examples: list[Example] = []
     for task in recipe.tasks:
         try:
-            examples += [next(iter_examples(Path(task.eval_path or task.path), task.columns))]
+            if path := on_disk(task.eval_path or task.path, data_root()):
+                examples += [next(iter_examples(path, task.columns))]
         except (UserError, StopIteration):
             continue
     examples.append(Example((Message("user", "Write a short Python function."), Message("assistant", "")), 0))

@@ -92,6 +92,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
 
     from engine.data.codec import Codec
     from engine.data.collate import MixtureDataset
+    from engine.data.hub import local_recipe
     from engine.data.prepare import prepare, report_json
     from engine.data.preview import plan
     from engine.model.load import add_adapter, load_model
@@ -112,7 +113,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     tokenizer = load_tokenizer(folder, tell, chat_template=recipe.data.chat_template)
     record.phase("reading and encoding the tasks")
     prepared = prepare(
-        recipe,
+        local_recipe(recipe, data_root(), lambda text, _: record.phase(text)),
         Codec.of(tokenizer),
         data_root().make().prepared,
         lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"),

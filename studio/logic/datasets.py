@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json
+from engine.contract.hub_path import is_hub_path
 from engine.contract.places import DataRoot
 from studio.logic.dataset_store import Note, delete_task, sample_files, stored_file
 from studio.logic.task_scan import TaskReport, scan_here, scan_in_child
@@ -152,7 +153,17 @@ def find_task(root: DataRoot, project: Path, name: str) -> TaskRow:
 
 def describe_file(path: str, eval_path: str | None, name: str) -> TaskRow:
     """Describe a task file that a recipe names by path. Never raises: an unreadable file is an unusable row."""
+    if is_hub_path(path):
+        return _hub_row(name, path, eval_path)
     return _row(name, "file", Path(path), Path(eval_path) if eval_path else None)
+
+
+def _hub_row(name: str, path: str, eval_path: str | None) -> TaskRow:
+    """Describe a data set on a hub that a recipe names: usable, what it holds is known once it is here."""
+    return TaskRow(
+        name=name, kind="file", path=path, eval_path=eval_path or "", original_name=path, report=None, heldout=None,
+        state="ready",
+    )  # fmt: skip
 
 
 def _samples(project: Path) -> list[TaskRow]:

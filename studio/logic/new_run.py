@@ -24,6 +24,7 @@ import yaml
 from engine.contract import estimate
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import child, replace_text, slug
+from engine.contract.hub_path import is_hub_path
 from engine.contract.places import DataRoot, free_bytes
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import absolute_paths, dump_recipe, load_recipe, parse_recipe, recipe_from_values
@@ -271,7 +272,7 @@ def _validate(draft: Draft) -> tuple[Recipe | None, tuple[Problem, ...]]:
     for index, task in enumerate(chosen):
         if task.problem:
             problems.append(Problem(problem=f"Task `{task.name}`: {task.problem}", field=f"tasks.{index}.path"))
-        elif not Path(task.path).is_file():
+        elif not is_hub_path(task.path) and not Path(task.path).exists():
             text = f"Task `{task.name}`: the file {task.path} is not there."
             problems.append(
                 Problem(problem=text, fix="choose another task or check the path.", field=f"tasks.{index}.path")

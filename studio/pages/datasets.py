@@ -15,7 +15,7 @@ from gradio.context import Context
 from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
-from studio.logic import dataset_store, datasets, task_look
+from studio.logic import catalogue, dataset_store, datasets, task_look
 from studio.logic.dataset_store import Note
 from studio.logic.model_choice import model_choices, model_that_is_here
 
@@ -42,6 +42,7 @@ class _Page:
         with gr.Column(elem_classes="page-datasets"):
             self.head = island(project, "page_head", datasets.headline(root, project), elem_id="datasets-head")
             self.uploads = gr.File(label=UPLOAD_LABEL, file_count="multiple", elem_id="datasets-upload", height=148)
+            self._hub()
             self.notes = island(project, "notes", {}, elem_id="datasets-notes")
             self.tasks = island(project, "task_table", {}, elem_id="datasets-table", classes="card-block")
             self.detail = island(project, "task_detail", {}, elem_id="datasets-detail")
@@ -62,6 +63,21 @@ class _Page:
             self.closer = island(project, "task_look", {}, elem_id="datasets-look")
             self.clock = gr.Timer(POLL_S, active=False)
 
+    def _hub(self) -> None:
+        """Add the part that downloads: the catalogue, and any other data set by its name."""
+        with gr.Accordion("Known data sets, and the hub", open=False, elem_id="datasets-hub"):
+            self.catalogue = island(self.project, "catalogue", {}, elem_id="datasets-catalogue")
+            with gr.Row(elem_classes="look-with"):
+                self.wanted = gr.Textbox(
+                    label="Another data set",
+                    placeholder="org/name, hf://org/name?config=python&split=train or modelscope://org/name",
+                    elem_id="datasets-wanted",
+                    max_lines=1,
+                    scale=3,
+                )
+                self.fetch = gr.Button("Download", elem_id="datasets-fetch", scale=1)
+        self.hub_clock = gr.Timer(2 * POLL_S, active=False)
+
     def wire(self) -> None:
         """Join uploads to the store, rows to the opened task, the opened task to the closer look."""
         quiet: dict[str, Any] = {"show_progress": "hidden"}
@@ -69,6 +85,7 @@ class _Page:
         inputs, shown = [self.detail, self.model, self.length], [self.closer, self.choose, self.clock]
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         Context.root_block.load(self.refresh, None, overview, api_name="datasets_look", **quiet)
+        self._wire_hub(quiet, overview)
         self.uploads.upload(
             self.add, self.uploads, [self.notes, *overview, self.uploads], show_progress_on=self.notes,
             api_name="datasets_add",
@@ -87,6 +104,36 @@ class _Page:
         self.closer.edit(
             self.clean, self.closer, [self.notes, *overview], show_progress_on=self.closer, api_name="datasets_clean"
         )
+
+    def _wire_hub(self, quiet: dict[str, Any], overview: list[Any]) -> None:
+        shown = [self.catalogue, self.hub_clock]
+        assert Context.root_block is not None
+        Context.root_block.load(self.look_hub, None, shown, api_name="datasets_catalogue", **quiet)
+        told = [self.notes, *shown]
+        self.catalogue.download(self.download, self.catalogue, told, api_name="datasets_download", **quiet)
+        gr.on([self.fetch.click, self.wanted.submit], self.download_named, self.wanted, told, api_name="datasets_fetch")
+        self.hub_clock.tick(self.arrive, None, [*told, *overview], api_name="datasets_arrive", **quiet)
+
+    def look_hub(self) -> tuple[dict[str, Any], Any]:
+        """Show the catalogue; the clock runs while something is on its way."""
+        value = catalogue.look(self.root, self.project)
+        return value, gr.Timer(2 * POLL_S, active=value["is_busy"])
+
+    def download(self, value: dict[str, Any]) -> tuple[Any, ...]:
+        """Start the download of an entry of the catalogue."""
+        return self.download_named(str((value or {}).get("wanted", "")))
+
+    def download_named(self, wanted: str) -> tuple[Any, ...]:
+        """Start the download of any data set."""
+        note = catalogue.request(self.root, wanted or "")
+        return _notes(note), *self.look_hub()[:1], gr.Timer(2 * POLL_S, active=note.ok)
+
+    def arrive(self) -> tuple[Any, ...]:
+        """Make tasks of what has arrived."""
+        notes = catalogue.adopt(self.root, self.project)
+        if not notes:
+            return gr.skip(), *self.look_hub(), gr.skip(), gr.skip()
+        return _notes(*notes), *self.look_hub(), *self.refresh()
 
     def refresh(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Show headline and table anew."""

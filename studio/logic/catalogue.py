@@ -1,0 +1,116 @@
+"""Known data sets, and any other one on a hub: one press downloads it, then it is a task like an uploaded file.
+
+    look(root, project)               -> entries with their state: not here | downloading | here as a task | failed
+    request(root, path)               -> starts `python -m engine fetch-data` for it; asking twice is asking once
+    adopt(root, project)              -> makes tasks of what has arrived since; returns notes
+
+Offline an entry says so and stays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.contract.errors import UserError
+from engine.contract.files import read_json, replace_json, slug
+from engine.contract.hub_path import HubDataset, is_hub_path, parse_hub_path
+from engine.contract.places import DataRoot
+from engine.launch.jobs import JobStatus, start_job
+from studio.logic.dataset_store import Note, add_files, name_columns
+
+FILE = "assets/catalogue.yaml"
+
+
+def look(root: DataRoot, project: Path) -> dict[str, Any]:
+    """Return the catalogue as plain values, and whether something is on its way."""
+    entries = [_entry(dict(entry), root) for entry in _read(project / FILE)]
+    known = {entry["path"] for entry in entries}
+    wanted = [_entry({"path": path, "title": path, "name": _task_name(path)}, root) for path in _asked(root)]
+    shown = [*entries, *(entry for entry in wanted if entry["path"] not in known)]
+    return {"entries": shown, "is_busy": any(entry["state"] == "running" for entry in shown)}
+
+
+def request(root: DataRoot, text: str) -> Note:
+    """Start the download of a data set; `text` is a hub path, or a plain `org/name` of the Hugging Face hub."""
+    path = text.strip()
+    try:
+        dataset = parse_hub_path(path if is_hub_path(path) else f"hf://{path}")
+        status_file = _status_file(dataset, root)
+        argv = [sys.executable, "-m", "engine", "fetch-data", dataset.path, "--status-file", str(status_file)]
+        _remember(root, dataset.path)
+        start_job(status_file, argv, status_file.with_suffix(".log"))
+    except UserError as error:
+        return Note(ok=False, text=f"{error.problem} {error.fix}".strip())
+    return Note(ok=True, text=f"Downloading {dataset.name}. You can close this page.")
+
+
+def adopt(root: DataRoot, project: Path) -> list[Note]:
+    """Make tasks of the data sets that have arrived and are none yet."""
+    notes = []
+    columns = {str(entry["path"]): entry.get("columns") for entry in _read(project / FILE)}
+    names = {str(entry["path"]): str(entry["name"]) for entry in _read(project / FILE)}
+    for path in _asked(root):
+        dataset = parse_hub_path(path)
+        found, marker = dataset.find(root), dataset.folder(root) / "task.json"
+        if found is None or marker.exists():
+            continue
+        replace_json(marker, {"task": ""})  # claimed: two pages do not make two tasks
+        (note,) = add_files(root, project, [(f"{names.get(path, _task_name(path))}.jsonl", found)])
+        if note.task and columns.get(path):
+            note = name_columns(root, note.task, columns[path] or {})
+        replace_json(marker, {"task": note.task})
+        notes.append(note)
+    return notes
+
+
+def _entry(entry: dict[str, Any], root: DataRoot) -> dict[str, Any]:
+    """Return an entry with its state."""
+    dataset = parse_hub_path(entry["path"])
+    status = JobStatus.read(_status_file(dataset, root))
+    task = str((read_json(dataset.folder(root) / "task.json") or {}).get("task", ""))
+    if task and (root.datasets / task).is_dir():
+        state, text = "here", f"here as task {task}"
+    elif status is not None and status.state == "running":
+        state, text = "running", status.phase
+    elif dataset.find(root) is not None:
+        state, text = "arrived", "downloaded"
+    elif status is not None and status.state in ("failed", "lost"):
+        state, text = "failed", f"{status.problem} {status.fix}".strip()
+    else:
+        state, text = "away", ""
+    kept = ("name", "title", "path", "licence", "rows", "format", "about")
+    return {**{key: entry.get(key) for key in kept}, "state": state, "text": text, "task": task}
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path) -> tuple[Mapping[str, Any], ...]:
+    return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else ()
+
+
+def _status_file(dataset: HubDataset, root: DataRoot) -> Path:
+    folder = root.cache / "fetch"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder / f"{dataset.folder(root).name}.json"
+
+
+def _asked(root: DataRoot) -> list[str]:
+    """Return the hub paths that people asked for, oldest first."""
+    value = read_json(root.datasets / ".hub" / "asked.json")
+    return [str(path) for path in value] if isinstance(value, list) else []
+
+
+def _remember(root: DataRoot, path: str) -> None:
+    asked = _asked(root)
+    if path not in asked:
+        (root.datasets / ".hub").mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_json(root.datasets / ".hub" / "asked.json", [*asked, path])
+
+
+def _task_name(path: str) -> str:
+    return slug(parse_hub_path(path).name.rsplit("/", 1)[-1], fallback="task")
