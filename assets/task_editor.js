@@ -14,7 +14,7 @@ function draw(value) {
     h("button", { type: "button", title: "In proportion to the number of examples", onclick: () => setWeights(natural()) }, "Natural"));
   root().replaceChildren(
     h("div.mix-head", {}, h("span.sub.grow", {}, value.uses_weights ? "The weight is a task's share of the loss; how often it is seen is chosen above."
-      : "With reduction token_mean every token counts the same: weights are not used."), value.uses_weights ? presets : null),
+      : "With this reduction every token or example counts the same: weights are not used."), value.uses_weights ? presets : null),
     h(custom(value) ? "div.mix.custom" : "div.mix", { role: "group", "aria-label": "Tasks" }, mixHead(value), ...tasks.map((task, index) => line(task, index, value))));
   recompute();
 }

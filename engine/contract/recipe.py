@@ -165,9 +165,13 @@ class MixingSection(Section):
 class LossSection(Section):
     """How the tasks are combined into one loss."""
 
-    reduction: Literal["task_mean", "token_mean"] = "task_mean"
+    reduction: Literal["task_mean", "task_sample_mean", "token_mean", "sample_mean"] = "task_mean"
     """`task_mean`: every task's mean token loss counts by its weight, exact over the whole optimizer step.
-    `token_mean`: every supervised token counts the same, task weights are not used."""
+    `task_sample_mean`: its mean example loss does. `token_mean`, `sample_mean`: every supervised token, or every
+    example, counts the same and task weights are not used."""
+    estimator: Literal["dataset", "global_batch"] = "dataset"
+    """What the loss is divided by: the tokens or examples a step is expected to hold (`dataset`: a rare task has its
+    whole share), or those that it really holds (`global_batch`: its share goes to the others where it is absent)."""
 
 
 class OptimSection(Section):

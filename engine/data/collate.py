@@ -11,6 +11,8 @@ both:
     row, column   [M]      where in [B, K] the supervised tokens are
     targets       [M]      the token that comes next
     target_task   [M]      index of its task
+    target_count  [M]      supervised tokens of the example it belongs to
+    num_samples   [T]      examples with supervised tokens of each task
     num_rows      [T]      rows (packs) of each task
 
 N = tokens, M = supervised tokens, B = examples of the micro-batch, L = the longest of them.
@@ -122,7 +124,9 @@ class Collator:
         documents = [(task, example) for task, rows in units for example in rows]
         num_rows = torch.bincount(torch.tensor([task for task, _ in units]), minlength=self.num_tasks)
         batch = pad(documents) if self.padded else lay_side_by_side(documents)
-        return {**batch, "num_rows": num_rows}
+        learned = [task for task, example in documents if example.num_supervised]
+        num_samples = torch.bincount(torch.tensor(learned, dtype=torch.long), minlength=self.num_tasks)
+        return {**batch, "num_rows": num_rows, "num_samples": num_samples}
 
 
 def lay_side_by_side(documents: Sequence[tuple[int, Encoded]]) -> dict[str, Tensor]:
@@ -139,6 +143,7 @@ def lay_side_by_side(documents: Sequence[tuple[int, Encoded]]) -> dict[str, Tens
         "column": torch.arange(len(keep)),
         "targets": _tensor(np.concatenate(targets)),
         "target_task": _tensor(np.concatenate(task)),
+        "target_count": _tensor(np.concatenate([np.full(len(part), len(part)) for part in targets])),
     }
 
 
@@ -161,6 +166,7 @@ def pad(documents: Sequence[tuple[int, Encoded]]) -> dict[str, Tensor]:
         "column": _tensor(column),
         "targets": _tensor(np.concatenate(targets)),
         "target_task": _tensor(np.concatenate(task)),
+        "target_count": _tensor(np.concatenate([np.full(len(part), len(part)) for part in targets])),
     }
 
 

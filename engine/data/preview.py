@@ -206,17 +206,30 @@ def preview(recipe: Recipe, facts: Sequence[TaskFacts]) -> MixPreview:
     )
 
 
+def expected_counts(mixture: Mixture, facts: Sequence[TaskFacts]) -> tuple[list[float], list[float]]:
+    """Return the supervised tokens and the examples of each task that an optimizer step is expected to hold."""
+    units = np.maximum(mixture.num_rows, 1)
+    rows = mixture.drawn / mixture.num_steps
+    tokens = rows * np.array([known.num_supervised_tokens for known in facts]) / units
+    samples = rows * np.array([known.num_rows for known in facts]) / units  # a pack holds several
+    return tokens.tolist(), samples.tolist()
+
+
 def loss_shares(recipe: Recipe, mixture: Mixture, facts: Sequence[TaskFacts]) -> FloatArray:
     """Return each task's share of the loss, averaged over the first steps as they will be composed, shape (T,).
 
-    `token_mean`: its share of the supervised tokens.  `task_mean`: its weight among the tasks of each step, so a task
-    that is absent from many steps has less than its weight says.
+    `token_mean`, `sample_mean`: its share of the supervised tokens or examples.  `task_mean`, `task_sample_mean`: its
+    weight; with the estimator `global_batch` its weight among the tasks of each step, so that a task that is absent
+    from many steps has less than its weight says.
     """
-    units = np.maximum(mixture.num_rows, 1)
-    if recipe.loss.reduction == "token_mean":
-        supervised = mixture.drawn * np.array([known.num_supervised_tokens for known in facts]) / units
-        return supervised / max(supervised.sum(), 1)
+    tokens, samples = (np.array(counts) for counts in expected_counts(mixture, facts))
+    if recipe.loss.reduction in ("token_mean", "sample_mean"):
+        counts = tokens if recipe.loss.reduction == "token_mean" else samples
+        return counts / counts.sum() if counts.sum() > 0 else mixture.drawn / mixture.total_rows
     weights = np.array([section.weight for section in recipe.tasks])
+    if recipe.loss.estimator == "dataset":
+        weighted = np.where(mixture.drawn > 0, weights, 0.0)
+        return weighted / max(weighted.sum(), 1e-300)
     size = mixture.rows_per_step
     order = mixture.task_order(size * min(mixture.num_steps, LOOKED_AT_STEPS))
     order = order[: max(size, len(order) // size * size)]

@@ -1,11 +1,17 @@
 """The multi-task loss as per-token coefficients over the whole optimizer step.
 
-    loss = sum over tokens of  c[task of the token] * cross entropy        c known before the forward pass
-    task_mean:   c_t = w_t / (num_tokens_t * sum of w over the tasks present)     Eq. 1 of MFTCoder (arXiv:2311.02303)
-    token_mean:  c_t = 1 / sum_t num_tokens_t
+    loss = sum over supervised tokens of  c * cross entropy          c known before the forward pass
 
-`num_tokens` counts all micro-batches on all ranks, so the loss does not depend on micro-batch size, accumulation or
-number of GPUs.  MFTCoder divides per micro-batch and rank: there, task weights cancel at micro-batch 1.
+    token_mean        c = 1 / N                every token counts the same (MFTCoder's case1)
+    sample_mean       c = 1 / (B n_b)          every example counts the same (case2)
+    task_mean         c = w_t / (W N_t)        every task's mean token loss counts by its weight (case3; its Eq. 1)
+    task_sample_mean  c = w_t / (W B_t n_b)    every task's mean example loss counts by its weight (case4)
+
+N, N_t = supervised tokens of the step and of its task t; B, B_t = examples; n_b = supervised tokens of the example;
+W = sum of the weights of the tasks that are present.  The counts run over all micro-batches on all ranks, so the loss
+does not depend on micro-batch size, accumulation or number of GPUs; MFTCoder divides per micro-batch and rank, where at
+micro-batch 1 the task weights cancel.  With the estimator `dataset` the counts are those *expected* of a step: then a
+rare task has its whole share too, in the steps that hold it (unbiased for Eq. 1 of arXiv:2311.02303 at any batch size).
 
 T = tasks, M = supervised tokens of a micro-batch, V = vocabulary.
 """
@@ -18,44 +24,95 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Reduction = Literal["task_mean", "token_mean"]
+Reduction = Literal["token_mean", "sample_mean", "task_mean", "task_sample_mean"]
+BY_SAMPLE = frozenset({"sample_mean", "task_sample_mean"})
+"""Reductions whose coefficient is divided by the supervised tokens of the token's example."""
 
 
-def task_coefficients(num_tokens: Tensor, weights: Tensor, *, reduction: Reduction = "task_mean") -> Tensor:
-    """Return the coefficient of a token of each task.
+def token_coefficients(
+    num_tokens: Tensor, num_samples: Tensor, weights: Tensor, *, reduction: Reduction = "task_mean"
+) -> Tensor:
+    """Return the coefficient of a token of each task; for `BY_SAMPLE` still to be divided by n_b.
 
     Args:
-        num_tokens: Supervised tokens per task in the whole optimizer step, shape (T,).
+        num_tokens: Supervised tokens per task in the whole optimizer step, or expected of one, shape (T,).
+        num_samples: Examples with supervised tokens, likewise, shape (T,).
         weights: Task weights >= 0, shape (T,). Only their ratios matter.
         reduction: See the module's header.
 
     Returns:
-        Coefficients, float32, shape (T,); 0 for a task that is absent. Times num_tokens they add up to 1, unless no
-        task with weight is present: then all are 0.
+        Coefficients in the dtype of `weights`, shape (T,); 0 for a task that is absent. They add up to 1 over the
+        tokens of the step, unless no task with weight is present: then all are 0.
 
     Raises:
         ValueError: If the shapes differ.
     """
-    if num_tokens.shape != weights.shape:
-        raise ValueError(f"num_tokens and weights must share one (T,) shape, got {num_tokens.shape}, {weights.shape}")
-    counts = num_tokens.to(torch.float32)
+    if not num_tokens.shape == num_samples.shape == weights.shape:
+        shapes = tuple(tuple(part.shape) for part in (num_tokens, num_samples, weights))
+        raise ValueError(f"num_tokens, num_samples and weights must share one (T,) shape, got {shapes}")
+    counts = (num_samples if reduction in BY_SAMPLE else num_tokens).to(weights.dtype)
     present = counts > 0
-    if reduction == "token_mean":
-        return torch.where(present, 1.0 / counts.sum().clamp(min=1.0), 0.0)
-    kept = torch.where(present, weights.to(torch.float32), 0.0)
+    if reduction in ("token_mean", "sample_mean"):
+        total = counts.sum()
+        return torch.where(present, 1.0 / torch.where(total > 0, total, torch.ones_like(total)), 0.0)
+    kept = torch.where(present, weights, 0.0)
     total = kept.sum()
     share = torch.where(total > 0, kept / total, torch.zeros_like(kept))
-    return torch.where(present, share / counts.clamp(min=1.0), 0.0)
+    return torch.where(present, share / torch.where(present, counts, torch.ones_like(counts)), 0.0)
+
+
+def focal_loss(
+    nll: Tensor,
+    task: Tensor,
+    sample: Tensor,
+    alpha: Tensor,
+    *,
+    gamma: float,
+    level: Literal["sample", "task"] = "sample",
+    detach: bool = True,
+) -> Tensor:
+    """Return the paper's focal loss: what is predicted well already counts less.
+
+        P_b = mean token probability, Q_b = mean token log-probability of example b
+        sample:  sum_b -alpha_t (1 - P_b)^gamma Q_b / B         task:  mean over tasks of -alpha_t (1 - P_t)^gamma Q_t
+
+    Args:
+        nll: Cross entropy of the supervised tokens, nats, shape (M,).
+        task: Task of each token, shape (M,).
+        sample: Example of each token, shape (M,).
+        alpha: Factor of each task, shape (T,).
+        gamma: 0 gives `sample_mean`, or `task_sample_mean` with equal weights.
+        level: Of what the difficulty is measured.
+        detach: Treat the factor as a weight; False lets the gradient flow through it, as the formula is written.
+
+    Source: Eq. 2 and 3 of MFTCoder (arXiv:2311.02303), of which no code was released.
+    """
+    examples, place = torch.unique(sample, return_inverse=True)
+    zeros = torch.zeros(len(examples), dtype=nll.dtype, device=nll.device)
+    length = zeros.index_add(0, place, torch.ones_like(nll))
+    probability = zeros.index_add(0, place, torch.exp(-nll)) / length
+    mean_nll = zeros.index_add(0, place, nll) / length
+    owner = torch.zeros(len(examples), dtype=torch.long, device=nll.device).scatter(0, place, task)
+    if level == "task":
+        size = torch.bincount(owner, minlength=len(alpha)).to(nll.dtype)
+        present = size > 0
+        per_task = torch.zeros(len(alpha), dtype=nll.dtype, device=nll.device)
+        probability = per_task.index_add(0, owner, probability) / size.clamp(min=1)
+        mean_nll = per_task.index_add(0, owner, mean_nll) / size.clamp(min=1)
+        owner, probability, mean_nll = torch.arange(len(alpha))[present], probability[present], mean_nll[present]
+    factor = alpha.to(nll.dtype)[owner] * (1 - probability) ** gamma
+    return ((factor.detach() if detach else factor) * mean_nll).mean()
 
 
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross entropy of each token in nats, float32 whatever the logits' dtype.
+    """Return the cross entropy of each token in nats, at least float32 whatever the logits' dtype.
 
     Args:
         logits: Shape (M, V).
         targets: Token ids, shape (M,).
     """
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    return functional.cross_entropy(exact, targets, reduction="none")
 
 
 def per_task_sum(values: Tensor, task: Tensor, num_tasks: int) -> Tensor:

@@ -94,7 +94,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     from engine.data.collate import MixtureDataset
     from engine.data.hub import local_recipe
     from engine.data.prepare import prepare, report_json
-    from engine.data.preview import plan
+    from engine.data.preview import expected_counts, plan
     from engine.model.load import add_adapter, load_model
     from engine.model.sources import resolve_model
     from engine.model.tokenizer import load_tokenizer
@@ -127,6 +127,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     _check_disk(run, recipe, model)
     callback = RunCallback(record, recipe.record)
     mixture, dataset = plan(recipe, prepared.facts), MixtureDataset(prepared.tasks)
+    expected = expected_counts(mixture, prepared.facts) if recipe.loss.estimator == "dataset" else None
     trainer = RunTrainer(
         run=run,
         record=record,
@@ -135,6 +136,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         mixture=mixture,
         packing=recipe.data.packing,
         reduction=recipe.loss.reduction,
+        expected=expected,
         eval_batch_size=recipe.record.per_device_eval_batch_size,
         model=model,
         args=training_arguments(recipe, run, device=device, num_steps=mixture.num_steps),

@@ -22,7 +22,7 @@ from engine.data.collate import Collator, MixtureSampler
 from engine.data.mixture import Mixture
 from engine.data.prepare import Task
 from engine.data.tokenize import Encoded
-from engine.train.loss import Reduction, per_task_sum, task_coefficients, token_nll
+from engine.train.loss import BY_SAMPLE, Reduction, per_task_sum, token_coefficients, token_nll
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 """What people ask of a running step; the largest request of all ranks wins."""
@@ -34,6 +34,8 @@ class MultiTaskTrainer(Trainer):
     Args:
         tasks: The tasks, in the recipe's order.
         reduction: How tokens are weighted, see `engine.train.loss`.
+        expected: Supervised tokens and examples per task that an optimizer step is expected to hold (the estimator
+            `dataset`), each of length T; None counts what each step really holds (`global_batch`).
         mixture: How often each task is seen, and in which order.
         packing: The recipe's `data.packing`: whether batches are padded, and grouped by length.
         eval_batch_size: Examples per forward pass of the evaluation.
@@ -48,6 +50,7 @@ class MultiTaskTrainer(Trainer):
         reduction: Reduction,
         eval_batch_size: int,
         packing: str = "padding_free",
+        expected: tuple[Sequence[float], Sequence[float]] | None = None,
         **arguments: Any,
     ) -> None:
         self.collator = Collator(len(tasks), padded=packing in ("padding", "length_grouped"))
@@ -59,6 +62,7 @@ class MultiTaskTrainer(Trainer):
         self.mixture, self.packing, self.eval_batch_size = mixture, packing, eval_batch_size
         device = self.args.device
         self.task_weights = torch.tensor([task.weight for task in tasks], dtype=torch.float32, device=device)
+        self.expected = expected and torch.tensor(expected, dtype=torch.float32, device=device)
         self.wanted = CONTINUE
         """What rank 0 was asked for; it tells the other ranks with the counts of the next step."""
         self.requested = CONTINUE
@@ -100,11 +104,12 @@ class MultiTaskTrainer(Trainer):
         """Collect the micro-batches of one optimizer step and count their supervised tokens over all ranks."""
         window = [batch for _, batch in zip(range(num_batches), epoch_iterator)]
         size = len(self.tasks)
-        counts = torch.zeros(2 * size + 3, dtype=torch.long, device=device)
+        counts = torch.zeros(3 * size + 3, dtype=torch.long, device=device)
         for batch in window:
             counts[:size] += torch.bincount(batch["target_task"], minlength=size).to(device)
             counts[size] += batch["attention_mask"].sum() if self.collator.padded else batch["input_ids"].numel()
-            counts[size + 3 :] += batch["num_rows"].to(device)
+            counts[size + 3 : 2 * size + 3] += batch["num_rows"].to(device)
+            counts[2 * size + 3 :] += batch["num_samples"].to(device)
         # stop and save requests ride along, so that all ranks leave at the same step
         counts[size + SAVE] = int(self.wanted == SAVE)
         counts[size + STOP] = int(self.wanted == STOP)
@@ -112,9 +117,11 @@ class MultiTaskTrainer(Trainer):
         if self.args.world_size > 1:
             dist.all_reduce(counts)
             self.requested = STOP if counts[size + STOP] > 0 else SAVE if counts[size + SAVE] > 0 else CONTINUE
-        self._coefficients = task_coefficients(counts[:size], self.task_weights, reduction=self.reduction)
-        self._share += (self._coefficients * counts[:size]).double()
-        self._num_rows += counts[size + 3 :].double()
+        num_tokens, num_samples = counts[:size], counts[2 * size + 3 :]
+        tokens, samples = (num_tokens, num_samples) if self.expected is None else self.expected
+        self._coefficients = token_coefficients(tokens, samples, self.task_weights, reduction=self.reduction)
+        self._share += (self._coefficients * (num_samples if self.reduction in BY_SAMPLE else num_tokens)).double()
+        self._num_rows += counts[size + 3 : 2 * size + 3].double()
         self._window_tokens += counts[size]
         return window, None
 
@@ -127,7 +134,10 @@ class MultiTaskTrainer(Trainer):
         """
         nll = supervised_nll(model, inputs)
         task = inputs["target_task"]
-        loss = (nll * self._coefficients[task]).sum()
+        coefficients = self._coefficients[task]
+        if self.reduction in BY_SAMPLE:
+            coefficients = coefficients / inputs["target_count"]
+        loss = (nll * coefficients).sum()
         size = len(self.tasks)
         self._nll += per_task_sum(nll.detach(), task, size).double()
         self._num_supervised += torch.bincount(task, minlength=size)

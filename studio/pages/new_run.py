@@ -305,7 +305,7 @@ def _title(text: str, number: str) -> None:
 
 
 def _editor(draft: Draft) -> dict[str, Any]:
-    uses_weights = draft.values.get("loss.reduction") != "token_mean"
+    uses_weights = str(draft.values.get("loss.reduction")).startswith("task_")
     strategy = draft.values.get("mixing.strategy")
     return {"tasks": [task.as_json() for task in draft.tasks], "uses_weights": uses_weights, "strategy": strategy}
 

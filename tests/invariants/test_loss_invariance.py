@@ -88,7 +88,7 @@ def plain_arguments(folder: Path, *, batch: int, accumulate: int, steps: int) ->
     )
 
 
-@pytest.mark.parametrize("reduction", ["task_mean", "token_mean"])
+@pytest.mark.parametrize("reduction", ["task_mean", "token_mean", "sample_mean", "task_sample_mean"])
 def test_loss_and_gradient_do_not_depend_on_how_the_batch_is_cut(tmp_path, reduction):
     """Micro-batch 8 x 1 = 4 x 2 = 1 x 8, with unequal tasks, lengths and weights."""
     whole, _ = train(tmp_path, three_tasks(), batch=8, accumulate=1, reduction=reduction)
@@ -149,3 +149,29 @@ def test_one_task_of_weight_one_is_the_stock_trainer(tmp_path):
     )
     result = stock.train()
     assert result.training_loss == pytest.approx(sum(loss for loss, _ in rows) / 2, rel=2e-6)
+
+
+@pytest.mark.parametrize("reduction", ["task_mean", "task_sample_mean"])
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_a_task_with_two_percent_of_the_data_has_its_whole_share_of_the_loss(tmp_path, batch, reduction):
+    """Five tasks of equal weight: 20 % each over an epoch, at any micro-batch. MFTCoder's rule gives 2 to 6 %."""
+    sizes = {"rare": 4, "a": 49, "b": 49, "c": 49, "d": 49}
+    tasks = [
+        Task(name, 1.0, [[example(9 + (i + k) % 5, 4, 100 * k + i)] for i in range(count)], [])
+        for k, (name, count) in enumerate(sizes.items())
+    ]
+    mixture = plan_mixture(
+        [MixTask(name=name, num_rows=count) for name, count in sizes.items()], rows_per_step=8, max_steps=25, seed=5
+    )
+    expected = [
+        [sum(row.num_supervised for unit in task.train for row in unit) / 25 for task in tasks],
+        [count / 25 for count in sizes.values()],
+    ]
+    trainer = MultiTaskTrainer(
+        tasks=tasks, mixture=mixture, reduction=reduction, eval_batch_size=4, model=tiny_llama(), expected=expected,
+        train_dataset=MixtureDataset(tasks),
+        args=plain_arguments(tmp_path, batch=batch, accumulate=8 // batch, steps=25),
+    )  # fmt: skip
+    trainer.train()
+    share = torch.tensor(trainer.take_sums()["share"])
+    torch.testing.assert_close(share / share.sum(), torch.full((5,), 0.2, dtype=share.dtype), rtol=0, atol=0.005)
