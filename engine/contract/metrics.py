@@ -36,6 +36,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="task/<name>/num_tokens", unit="supervised tokens", better="neither", label="Supervised tokens"),
     Metric(key="task/<name>/num_rows", unit="rows", better="neither", label="Rows seen"),
     Metric(key="task/<name>/weight", unit="share of the loss", better="neither", label="Loss share"),
+    Metric(key="task/<name>/factor", unit="times the task's weight", better="neither", label="Weight factor"),
     Metric(key="task/<name>/eval_loss", unit="nats per token", better="lower", label="Evaluation loss"),
     Metric(key="optim/learning_rate", unit="", better="neither", label="Learning rate"),
     Metric(key="optim/grad_norm", unit="", better="neither", label="Gradient norm"),

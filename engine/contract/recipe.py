@@ -174,6 +174,39 @@ class LossSection(Section):
     whole share), or those that it really holds (`global_batch`: its share goes to the others where it is absent)."""
 
 
+class WeightingSection(Section):
+    """Task weights that change while the run learns, on top of the fixed ones; only for task_mean and
+    task_sample_mean."""
+
+    method: Literal["static", "coba", "famo", "self_paced"] = "static"
+    """`static`: the weights stay. `coba`: tasks that converge too fast get less, those that diverge are held back.
+    `famo`: the slowest task gets more. `self_paced`: the rule of MFTCoder before CoBa."""
+    warmup_steps: Count = Field(100, ge=3, le=1_000_000)
+    """Optimizer steps with fixed weights at the start. Not for `famo`."""
+    history_length: Count = Field(200, ge=3, le=100_000)
+    """Observations that a slope is taken over. Not below `warmup_steps`."""
+    update_interval: Count = Field(1, ge=1, le=10_000)
+    """Optimizer steps between two measurements of the validation loss."""
+    validation_examples: Count = Field(4, ge=1, le=1000)
+    """Held-out examples of each task that are measured, always the same ones."""
+    tau: Number = Field(5.0, gt=0, le=1000)
+    """For `coba`: how quickly a divergence is reacted to."""
+    variant: Literal["paper", "mftcoder"] = "paper"
+    """For `coba`: the paper's rule, or exactly what MFTCoder computes."""
+    famo_learning_rate: Number = Field(0.025, gt=0, lt=10)
+    """For `famo`: learning rate of the weights."""
+    famo_gamma: Number = Field(0.01, ge=0, lt=10)
+    """For `famo`: how strongly the weights are pulled towards each other."""
+    scale_factor: Number = Field(50.0, gt=0, le=10_000)
+    """For `self_paced`: how sharply the weights tell tasks apart."""
+
+    @model_validator(mode="after")
+    def _window_holds_the_warmup(self) -> WeightingSection:
+        if self.history_length < self.warmup_steps:
+            raise MisplacedValue("history_length must not be below warmup_steps", "history_length")
+        return self
+
+
 class OptimSection(Section):
     """Optimizer and schedule; names follow `transformers.TrainingArguments`."""
 
@@ -250,6 +283,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     mixing: MixingSection = MixingSection()
     loss: LossSection = LossSection()
+    weighting: WeightingSection = WeightingSection()
     optim: OptimSection = OptimSection()
     record: RecordSection = RecordSection()
     launch: LaunchSection = LaunchSection()
@@ -262,6 +296,11 @@ class Recipe(Section):
             raise ValueError(f"two tasks are called `{twice[0]}`: each task needs a name of its own")
         if all(task.weight == 0 for task in self.tasks):
             raise ValueError("every task has weight 0: give at least one task a weight above 0")
+        if self.weighting.method != "static" and not self.loss.reduction.startswith("task_"):
+            raise ValueError(
+                f"weighting {self.weighting.method} needs task weights, which {self.loss.reduction} does not use: set "
+                "loss.reduction to task_mean or task_sample_mean"
+            )
         if self.mixing.strategy == "custom" and not any(task.weight and task.mixing_weight for task in self.tasks):
             raise ValueError("every task has mixing_weight 0: give at least one task a mixing_weight above 0")
         return self

@@ -50,6 +50,7 @@ class RunCallback(TrainerCallback):
         self._logged_step = state.global_step
         if state.global_step == 0:
             self._evaluate(state)
+            self._trainer.measure_weighting(0)
         self.record.update(
             state="running",
             phase="training",
@@ -74,6 +75,9 @@ class RunCallback(TrainerCallback):
         self.record.update(force=False, step=step, epoch=self._trainer.epoch)
         if step <= FIRST_STEPS or step % self.schedule.logging_steps == 0 or last:
             self._log(state)
+        before = time.monotonic()
+        self._trainer.measure_weighting(step)
+        self._logged_at += time.monotonic() - before  # not training time, like an evaluation
         self._listen()
         # alone, a request takes effect at once; several ranks agree on it with the counts of the next step
         request = self._trainer.requested if args.world_size > 1 else self._trainer.wanted
@@ -137,6 +141,9 @@ class RunCallback(TrainerCallback):
                 row[task_key(task.name, "num_tokens")] = int(count)
             row[task_key(task.name, "weight")] = share / steps
             row[task_key(task.name, "num_rows")] = int(rows)
+        if trainer.weighting.is_active:
+            for task, factor in zip(trainer.tasks, trainer.weighting.factors, strict=True):
+                row[task_key(task.name, "factor")] = float(factor)
         self.record.metrics(row)
         self._logged_step, self._logged_at = state.global_step, now
 

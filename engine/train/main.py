@@ -75,6 +75,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     trainer, callback = build_trainer(run, recipe, record)
     signal.signal(signal.SIGTERM, lambda *_: setattr(callback, "signalled", True))
     if resumed:
+        _restore_weighting(trainer, resumed)
         record.event("resume", f"Resumed from {resumed.name}.", checkpoint=resumed.name)
     record.phase("measuring the base model" if not resumed else "loading the checkpoint")
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
@@ -84,6 +85,23 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     record.event("end", text, step=trainer.state.global_step)
     end = "stopped" if stopped else "finished"
     record.update(state=end, phase=end, step=trainer.state.global_step)
+
+
+def _restore_weighting(trainer: Any, checkpoint: Path) -> None:
+    """Give a changing weighting the state it had at the checkpoint.
+
+    Raises:
+        UserError: If the checkpoint has none that fits.
+    """
+    from engine.train.run_trainer import WEIGHTING_FILE
+
+    if not trainer.weighting.is_active:
+        return
+    try:
+        trainer.weighting.load_state_dict(read_json(checkpoint / WEIGHTING_FILE) or {})
+    except (ValueError, KeyError, TypeError):
+        problem = f"{checkpoint.name} holds no state of the weighting `{trainer.weighting.section.method}`."
+        raise UserError(problem, fix="start a new run; its weights would begin anew.", field="weighting") from None
 
 
 def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, Any]:
@@ -100,6 +118,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     from engine.model.tokenizer import load_tokenizer
     from engine.train.callbacks import RunCallback
     from engine.train.run_trainer import RunTrainer, training_arguments
+    from engine.train.weighting.schedule import TaskWeighting
 
     tell, device = _teller(record), resolve_device(recipe)
     record.phase("looking for the model")
@@ -137,6 +156,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         packing=recipe.data.packing,
         reduction=recipe.loss.reduction,
         expected=expected,
+        weighting=TaskWeighting(recipe.weighting, [bool(task.heldout) for task in prepared.tasks]),
         eval_batch_size=recipe.record.per_device_eval_batch_size,
         model=model,
         args=training_arguments(recipe, run, device=device, num_steps=mixture.num_steps),

@@ -9,11 +9,15 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainingArguments
 
+from engine.contract.files import replace_json
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
 from engine.train.checkpoint import finish_checkpoint, prune
 from engine.train.record import RunRecord
 from engine.train.trainer import MultiTaskTrainer
+
+WEIGHTING_FILE = "weighting.json"
+"""State of the task weighting, beside the weights in a checkpoint."""
 
 
 class RunTrainer(MultiTaskTrainer):
@@ -42,6 +46,8 @@ class RunTrainer(MultiTaskTrainer):
             dist.barrier()
         if self.record.rank == 0:
             written = temporary / f"checkpoint-{step}"
+            if self.weighting.is_active:
+                replace_json(written / WEIGHTING_FILE, self.weighting.state_dict())
             finished = finish_checkpoint(written, self.run, step=step)
             shutil.rmtree(temporary, ignore_errors=True)
             prune(self.run, keep=self.keep)

@@ -18,11 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import Trainer
 
+from engine.contract.recipe import WeightingSection
 from engine.data.collate import Collator, MixtureSampler
 from engine.data.mixture import Mixture
 from engine.data.prepare import Task
 from engine.data.tokenize import Encoded
 from engine.train.loss import BY_SAMPLE, Reduction, per_task_sum, token_coefficients, token_nll
+from engine.train.weighting.schedule import TaskWeighting
 
 CONTINUE, SAVE, STOP = 0, 1, 2
 """What people ask of a running step; the largest request of all ranks wins."""
@@ -36,6 +38,7 @@ class MultiTaskTrainer(Trainer):
         reduction: How tokens are weighted, see `engine.train.loss`.
         expected: Supervised tokens and examples per task that an optimizer step is expected to hold (the estimator
             `dataset`), each of length T; None counts what each step really holds (`global_batch`).
+        weighting: Changes the task weights while the run learns; None keeps them.
         mixture: How often each task is seen, and in which order.
         packing: The recipe's `data.packing`: whether batches are padded, and grouped by length.
         eval_batch_size: Examples per forward pass of the evaluation.
@@ -51,6 +54,7 @@ class MultiTaskTrainer(Trainer):
         eval_batch_size: int,
         packing: str = "padding_free",
         expected: tuple[Sequence[float], Sequence[float]] | None = None,
+        weighting: TaskWeighting | None = None,
         **arguments: Any,
     ) -> None:
         self.collator = Collator(len(tasks), padded=packing in ("padding", "length_grouped"))
@@ -62,6 +66,7 @@ class MultiTaskTrainer(Trainer):
         self.mixture, self.packing, self.eval_batch_size = mixture, packing, eval_batch_size
         device = self.args.device
         self.task_weights = torch.tensor([task.weight for task in tasks], dtype=torch.float32, device=device)
+        self.weighting = weighting or TaskWeighting(WeightingSection(), [bool(task.heldout) for task in tasks])
         self.expected = expected and torch.tensor(expected, dtype=torch.float32, device=device)
         self.wanted = CONTINUE
         """What rank 0 was asked for; it tells the other ranks with the counts of the next step."""
@@ -119,7 +124,10 @@ class MultiTaskTrainer(Trainer):
             self.requested = STOP if counts[size + STOP] > 0 else SAVE if counts[size + SAVE] > 0 else CONTINUE
         num_tokens, num_samples = counts[:size], counts[2 * size + 3 :]
         tokens, samples = (num_tokens, num_samples) if self.expected is None else self.expected
-        self._coefficients = token_coefficients(tokens, samples, self.task_weights, reduction=self.reduction)
+        weights = self.task_weights
+        if self.weighting.is_active:
+            weights = weights * torch.tensor(self.weighting.factors, dtype=weights.dtype, device=device)
+        self._coefficients = token_coefficients(tokens, samples, weights, reduction=self.reduction)
         self._share += (self._coefficients * (num_samples if self.reduction in BY_SAMPLE else num_tokens)).double()
         self._num_rows += counts[size + 3 : 2 * size + 3].double()
         self._window_tokens += counts[size]
@@ -170,16 +178,26 @@ class MultiTaskTrainer(Trainer):
             "tokens": values[-1],
         }
 
+    def measure_weighting(self, step: int) -> None:
+        """Let the weighting see the validation losses, if it wants them now; every rank must call it."""
+        if self.weighting.is_due(step):
+            nll, counts = self.evaluate_tasks(self.weighting.section.validation_examples)
+            losses = [total / count if count else float("nan") for total, count in zip(nll, counts, strict=True)]
+            self.weighting.observe(step, losses)
+
     @torch.no_grad()
-    def evaluate_tasks(self) -> tuple[list[float], list[float]]:
+    def evaluate_tasks(self, limit: int | None = None) -> tuple[list[float], list[float]]:
         """Measure every task on its held-out examples.
+
+        Args:
+            limit: Use the first so many of each task only.
 
         Returns:
             Summed nll in nats and number of supervised tokens per task, over all ranks, each of length T. A task
             without held-out examples has 0 tokens.
         """
         size, rank, world = len(self.tasks), self.args.process_index, self.args.world_size
-        batches = self._eval_batches()
+        batches = self._eval_batches(limit)
         sums = torch.zeros(2 * size, dtype=torch.float64, device=self.args.device)
         model = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
         was_training = model.training
@@ -199,9 +217,9 @@ class MultiTaskTrainer(Trainer):
         values = sums.tolist()
         return values[:size], values[size:]
 
-    def _eval_batches(self) -> list[list[tuple[int, list[Encoded]]]]:
+    def _eval_batches(self, limit: int | None) -> list[list[tuple[int, list[Encoded]]]]:
         """Held-out examples of all tasks, sorted by length so that a batch holds similar ones."""
-        items = [(index, [example]) for index, task in enumerate(self.tasks) for example in task.heldout]
+        items = [(index, [example]) for index, task in enumerate(self.tasks) for example in task.heldout[:limit]]
         items.sort(key=lambda item: len(item[1][0].input_ids))
         return [items[i : i + self.eval_batch_size] for i in range(0, len(items), self.eval_batch_size)]
 
