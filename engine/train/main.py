@@ -108,15 +108,13 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     """Build everything a run needs, telling each decision; returns the trainer and its callback."""
     from transformers import set_seed
 
-    from engine.data.codec import Codec
     from engine.data.collate import MixtureDataset
-    from engine.data.hub import local_recipe
-    from engine.data.prepare import prepare, report_json
     from engine.data.preview import expected_counts, plan
     from engine.model.load import add_adapter, load_model
     from engine.model.sources import resolve_model
     from engine.model.tokenizer import load_tokenizer
     from engine.train.callbacks import RunCallback
+    from engine.train.head import attach_loss_head
     from engine.train.run_trainer import RunTrainer, training_arguments
     from engine.train.weighting.schedule import TaskWeighting
 
@@ -130,19 +128,13 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     )
     record.event("model", f"Model: {recipe.model_name_or_path}.")
     tokenizer = load_tokenizer(folder, tell, chat_template=recipe.data.chat_template)
-    record.phase("reading and encoding the tasks")
-    prepared = prepare(
-        local_recipe(recipe, data_root(), lambda text, _: record.phase(text)),
-        Codec.of(tokenizer),
-        data_root().make().prepared,
-        lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"),
-    )
-    _tell_data(run, recipe, record, prepared, report_json(recipe, prepared))
+    prepared = _read_data(run, recipe, record, tokenizer)
     record.phase("loading the model")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
     model: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=tell)
     if recipe.method != "full":
         model = add_adapter(model, recipe.lora, tell)
+    head = attach_loss_head(model, tell)
     _check_disk(run, recipe, model)
     callback = RunCallback(record, recipe.record)
     mixture, dataset = plan(recipe, prepared.facts), MixtureDataset(prepared.tasks)
@@ -156,6 +148,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
         packing=recipe.data.packing,
         reduction=recipe.loss.reduction,
         expected=expected,
+        head=head,
         weighting=TaskWeighting(recipe.weighting, [bool(task.heldout) for task in prepared.tasks]),
         eval_batch_size=recipe.record.per_device_eval_batch_size,
         model=model,
@@ -167,6 +160,24 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     callback.trainer = trainer
     _check_world(trainer, recipe, record)
     return trainer, callback
+
+
+def _read_data(run: RunDir, recipe: Recipe, record: RunRecord, tokenizer: Any) -> Any:
+    """Read, encode and split all tasks, fetching those that lie on a hub, and tell what became of them."""
+    from engine.data.codec import Codec
+    from engine.data.hub import local_recipe
+    from engine.data.prepare import prepare, report_json
+
+    root = data_root().make()
+    record.phase("reading and encoding the tasks")
+    prepared = prepare(
+        local_recipe(recipe, root, lambda text, _: record.phase(text)),
+        Codec.of(tokenizer),
+        root.prepared,
+        lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"),
+    )
+    _tell_data(run, recipe, record, prepared, report_json(recipe, prepared))
+    return prepared
 
 
 def _tell_data(run: RunDir, recipe: Recipe, record: RunRecord, prepared: Any, report: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from engine.data.collate import Collator, MixtureSampler
 from engine.data.mixture import Mixture
 from engine.data.prepare import Task
 from engine.data.tokenize import Encoded
+from engine.train.head import LossHead
 from engine.train.loss import BY_SAMPLE, Reduction, per_task_sum, token_coefficients, token_nll
 from engine.train.weighting.schedule import TaskWeighting
 
@@ -39,6 +40,7 @@ class MultiTaskTrainer(Trainer):
         expected: Supervised tokens and examples per task that an optimizer step is expected to hold (the estimator
             `dataset`), each of length T; None counts what each step really holds (`global_batch`).
         weighting: Changes the task weights while the run learns; None keeps them.
+        head: Computes the loss inside the model's output head; None takes the logits of the supervised positions.
         mixture: How often each task is seen, and in which order.
         packing: The recipe's `data.packing`: whether batches are padded, and grouped by length.
         eval_batch_size: Examples per forward pass of the evaluation.
@@ -55,6 +57,7 @@ class MultiTaskTrainer(Trainer):
         packing: str = "padding_free",
         expected: tuple[Sequence[float], Sequence[float]] | None = None,
         weighting: TaskWeighting | None = None,
+        head: LossHead | None = None,
         **arguments: Any,
     ) -> None:
         self.collator = Collator(len(tasks), padded=packing in ("padding", "length_grouped"))
@@ -67,6 +70,7 @@ class MultiTaskTrainer(Trainer):
         device = self.args.device
         self.task_weights = torch.tensor([task.weight for task in tasks], dtype=torch.float32, device=device)
         self.weighting = weighting or TaskWeighting(WeightingSection(), [bool(task.heldout) for task in tasks])
+        self.head = head
         self.expected = expected and torch.tensor(expected, dtype=torch.float32, device=device)
         self.wanted = CONTINUE
         """What rank 0 was asked for; it tells the other ranks with the counts of the next step."""
@@ -140,12 +144,11 @@ class MultiTaskTrainer(Trainer):
 
         DDP, FSDP and DeepSpeed average gradients over ranks; the factor turns that average into the sum.
         """
-        nll = supervised_nll(model, inputs)
         task = inputs["target_task"]
         coefficients = self._coefficients[task]
         if self.reduction in BY_SAMPLE:
             coefficients = coefficients / inputs["target_count"]
-        loss = (nll * coefficients).sum()
+        loss, nll = weighted_loss(model, inputs, coefficients, self.head)
         size = len(self.tasks)
         self._nll += per_task_sum(nll.detach(), task, size).double()
         self._num_supervised += torch.bincount(task, minlength=size)
@@ -207,7 +210,7 @@ class MultiTaskTrainer(Trainer):
             # sharded models need the same number of forwards everywhere: a rank without work repeats and discards
             batch = self._prepare_inputs(self.collator(batches[min(mine, len(batches) - 1)]))
             with self.compute_loss_context_manager():
-                nll = supervised_nll(model, batch)
+                _, nll = weighted_loss(model, batch, torch.zeros_like(batch["targets"]), self.head)
             if mine < len(batches):
                 sums[:size] += per_task_sum(nll, batch["target_task"], size).double()
                 sums[size:] += torch.bincount(batch["target_task"], minlength=size)
@@ -224,19 +227,28 @@ class MultiTaskTrainer(Trainer):
         return [items[i : i + self.eval_batch_size] for i in range(0, len(items), self.eval_batch_size)]
 
 
-def supervised_nll(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the nll of every supervised token of a batch.
+def weighted_loss(
+    model: Any, inputs: dict[str, Tensor], coefficients: Tensor, head: LossHead | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of a batch and the nll of every supervised token.
 
     Args:
         model: A causal language model, wrapped or not.
         inputs: A batch of `engine.data.collate`.
+        coefficients: Of each supervised token, shape (M,).
+        head: The model's loss head, if it has one.
 
     Returns:
-        Nats, float32, shape (M,).
+        The loss, scalar, and the nll in nats, float32, shape (M,).
     """
     # the head is computed at supervised positions only, in one call; use_cache=False, else packed rows see each other
     given = {name: inputs[name] for name in ("input_ids", "position_ids", "attention_mask") if name in inputs}
+    if head is not None:
+        with head.expecting(inputs, coefficients):
+            output = model(**given, use_cache=False, logits_to_keep=inputs["keep"])
+        return head.result(output)
     logits = model(**given, use_cache=False, logits_to_keep=inputs["keep"]).logits
     # one row: its kept columns are the supervised positions already; several: each takes its own of their union
     chosen = logits[0] if logits.shape[0] == 1 else logits[inputs["row"], inputs["column"]]
-    return token_nll(chosen, inputs["targets"])
+    nll = token_nll(chosen, inputs["targets"])
+    return (nll * coefficients).sum(), nll

@@ -14,8 +14,9 @@ from engine.contract.recipe_io import override
 from engine.contract.rundir import create_run_at
 from engine.data.collate import lay_side_by_side, pad
 from engine.data.tokenize import IGNORE, Encoded
+from engine.train.head import attach_loss_head
 from engine.train.main import train
-from engine.train.trainer import supervised_nll
+from engine.train.trainer import weighted_loss
 from tests.tiny_run import new_attempt
 
 SIZE = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -52,8 +53,12 @@ def test_packed_and_padded_examples_have_the_loss_they_have_alone(family, attent
         nll = functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
         alone.append(nll[labels != IGNORE])
     expected = torch.cat(alone)
+    head = attach_loss_head(model)
+    assert head is not None
     for batch in (lay_side_by_side(documents()), pad(documents())):
-        torch.testing.assert_close(supervised_nll(model, batch), expected, rtol=1e-4, atol=2e-5)
+        for way in (None, head):
+            _, nll = weighted_loss(model, batch, torch.ones(34), way)
+            torch.testing.assert_close(nll, expected, rtol=1e-4, atol=2e-5)
         assert batch["target_task"].tolist() == [0] * 4 + [1] * 22 + [2] * 7 + [0]
 
 
