@@ -45,7 +45,9 @@ class _WeightedTokenLoss(torch.autograd.Function):
             dz = dz.to(compute)
             if grad_hidden is not None:
                 grad_hidden[part] = dz @ matrix
-            if grad_weight is not None:
+            if grad_weight is not None and grad_weight.dtype == h.dtype:
+                grad_weight.addmm_(dz.T, h)  # no second [V, H] for the sum
+            elif grad_weight is not None:
                 grad_weight += dz.T @ h
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, bias.dtype if bias is not None else None)

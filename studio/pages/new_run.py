@@ -31,6 +31,7 @@ SECTIONS = {
     "data": "Data",
     "mixing": "Mixing",
     "loss": "Loss",
+    "weighting": "Task weights over time",
     "optim": "Optimizer",
     "record": "Logging, evaluation, checkpoints",
     "launch": "Where it runs",

@@ -78,3 +78,9 @@ def test_widgets_carry_label_help_and_default_of_the_schema():
 def test_a_path_outside_the_schema_is_our_own_mistake():
     with pytest.raises(KeyError):
         Widgets().add("optim.speed")
+
+
+def test_every_section_of_the_schema_has_its_place_in_advanced():
+    from studio.pages.new_run import SECTIONS
+
+    assert {FIELDS[path].section for path in ADVANCED_FIELDS} <= set(SECTIONS)
