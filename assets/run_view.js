@@ -1,7 +1,7 @@
 // The run page: polls the run's JSON, keeps the curves, draws the parts.  Pauses while the tab is hidden.
 const runId = new URL(location.href).searchParams.get("id") || "";
 const chart = new LossChart();
-const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), events: h("div"), log: h("pre.st-log", { tabindex: "0", "aria-label": "Log" }), config: h("div") };
+const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), balance: h("div"), events: h("div"), log: h("pre.st-log", { tabindex: "0", "aria-label": "Log" }), config: h("div") };
 let known = null, curves = null, config = null, failures = 0, busy = "";
 
 function draw() {
@@ -10,7 +10,7 @@ function draw() {
 
 function layout() {
   if (!runId) { root().replaceChildren(h("p.card.empty", {}, "No run was chosen. ", h("a", { href: "/runs" }, "All runs"))); return; }
-  const panels = [["Curves", [chart.node, slots.tasks]], ["Events", [slots.events]], ["Log", [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log)]], ["Recipe", [slots.config]]];
+  const panels = [["Curves", [chart.node, slots.tasks]], ["Balance", [slots.balance]], ["Events", [slots.events]], ["Log", [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log)]], ["Recipe", [slots.config]]];
   const bodies = panels.map(([title, nodes], i) => h("div.panel-body", { role: "tabpanel", id: `run-panel-${i}`, "aria-labelledby": `run-tab-${i}`, hidden: i > 0 }, nodes));
   const tabs = h("div.tabs-line", { role: "tablist", "aria-label": "Parts of the run" });
   const choose = (chosen) => { [...tabs.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; }); tabs.children[chosen].focus(); };
@@ -58,6 +58,7 @@ function show(run) {
   slots.progress.replaceChildren(progressCard(run));
   chart.show(curves, run.eval, run.tasks.map((task) => task.name));
   slots.tasks.replaceChildren(taskTable(run));
+  slots.balance.replaceChildren(balanceTab(run.balance));
   slots.events.replaceChildren(h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Events")), eventList(run)));
   const atEnd = slots.log.scrollHeight - slots.log.scrollTop - slots.log.clientHeight < 24;
   slots.log.textContent = run.log || "No log yet.";

@@ -22,6 +22,7 @@ from engine.contract.rundir import TERMINAL, RunDir, effective_state, open_run, 
 from engine.launch.command import cli_equivalent, display_command
 from engine.launch.supervisor import start_run
 from studio.charts import eval_series, thin, train_series
+from studio.logic.balance import balance
 
 KEPT_RUNS = 16
 LOG_LINES = 40
@@ -52,6 +53,15 @@ class _Snapshot:
     metrics_offset: int = 0
     events_offset: int = 0
     generation: int = 0
+    _balance: tuple[tuple[int, int], int, dict[str, Any]] | None = None
+
+    def balance(self, evaluations: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+        """Return the Balance tab, worked out anew when an evaluation or a hundredth more rows came."""
+        version, count = (self.generation, len(evaluations)), len(self.order)
+        if self._balance is None or self._balance[0] != version or count > 1.01 * self._balance[1]:
+            rows = [self.rows[step] for step in self.order]
+            self._balance = (version, count, balance(rows, evaluations, names))
+        return self._balance[2]
 
     def update(self) -> None:
         """Read what was appended since the last time."""
@@ -172,6 +182,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "reset": reset,
         "train": train_series(thin(fresh, "train/loss"), names),
         "eval": eval_series(evaluations, names),
+        "balance": snapshot.balance(evaluations, names),
         "events": [_event(event) for event in snapshot.events],
         "log": tail_text(run.log_file, max_lines=LOG_LINES),
         **({"config": _config(run, recipe)} if reset else {}),

@@ -1,0 +1,47 @@
+// The Balance tab of a run: how the tasks pull.  value: see studio/logic/balance.py
+function balanceTab(found) {
+  const note = h("p.balance-words", { role: "status" }, rich(found.sentence));
+  if (!found.step.length) return h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Balance")), note);
+  const title = (text, sub) => h("div.card-h", {}, h("h3", {}, text), h("span.sub", {}, sub));
+  const range = h("div.axis", { "aria-hidden": "true" }, h("span", {}, `step ${count(found.step[0])}`), h("span", {}, `step ${count(found.step.at(-1))}`));
+  const rows = found.table.map((line, i) => h("tr", {}, h("td", {}, h("span.who", {}, h("i.sw", { style: { background: color(i) } }), h("b", {}, line.name))), h("td.n", {}, percent(line.row_share)), h("td.n", {}, percent(line.loss_share)),
+    h("td.n", {}, line.relative === null ? "–" : percent(line.relative)), h("td.n", {}, line.pace === null ? "–" : `${(100 * line.pace).toFixed(1)} %`), found.factor.length ? h("td.n", {}, fixed(line.factor, 2)) : null));
+  const titles = ["Task", "Rows seen", "Loss share", "Loss, of its start", "Pace per 100 steps", found.factor.length ? "Weight factor" : null].filter(Boolean);
+  return h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Balance")), note,
+    title("Loss of each task, relative to its start", "below 100 % it has learned"), relativeLines(found), range,
+    title("Share of the loss over time", "what each task's tokens counted"), stacked(found.loss_share, found.names, "Share of the loss"), range.cloneNode(true),
+    ...(found.row_share.flat().some(Boolean) ? [title("Rows seen over time", "how often each task came"), stacked(found.row_share, found.names, "Share of the rows"), range.cloneNode(true)] : []),
+    found.factor.length ? title("Factor on the task weights", "as the weighting changed them") : null,
+    found.factor.length ? stacked(found.factor.map((row) => { const sum = row.reduce((a, b) => a + (b || 0), 0) || 1; return row.map((value) => (value || 0) / sum); }), found.names, "Task weights") : null,
+    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Balance in numbers" }, h("table.tasks", {}, h("thead", {}, h("tr", {}, titles.map((text, i) => h(i ? "th.n" : "th", { scope: "col" }, text)))), h("tbody", {}, rows))));
+}
+
+/** Columns of stacked shares, one a bin. */
+function stacked(bins, names, label) {
+  const last = bins.at(-1) || [];
+  const said = names.map((name, i) => `${name} ${percent(last[i])}`).join(", ");
+  return h("div.stacked", { role: "img", "aria-label": `${label}, at the end: ${said}` }, ...bins.map((shares) => h("span.col", {}, ...shares.map((share, i) => h("i", { style: { background: color(i), height: `${100 * share}%` } })))));
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function relativeLines(found) {
+  const known = found.relative.flat().filter((value) => value !== null);
+  const low = Math.min(...known, 1), high = Math.max(...known, 1), span = high - low || 1, steps = found.step.length;
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 1000 160");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("class", "relative-lines");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `Relative loss, at the end: ${found.table.map((line) => `${line.name} ${percent(line.relative)}`).join(", ")}`);
+  const y = (value) => 150 - (140 * (value - low)) / span, x = (at) => (steps > 1 ? (1000 * at) / (steps - 1) : 500);
+  const line = (points, stroke, dash) => {
+    const path = document.createElementNS(SVG, "polyline");
+    for (const [name, text] of Object.entries({ points, fill: "none", "vector-effect": "non-scaling-stroke", "stroke-width": dash ? "1" : "2" })) path.setAttribute(name, text);
+    path.style.stroke = stroke;
+    if (dash) path.setAttribute("stroke-dasharray", dash);
+    svg.append(path);
+  };
+  line(`0,${y(1)} 1000,${y(1)}`, "var(--st-line-strong)", "4 4");
+  found.relative.forEach((values, i) => line(values.map((value, at) => (value === null ? null : `${x(at).toFixed(1)},${y(value).toFixed(1)}`)).filter(Boolean).join(" "), color(i)));
+  return svg;
+}
