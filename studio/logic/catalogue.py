@@ -17,15 +17,40 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field, field_validator
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json, replace_json, slug
 from engine.contract.hub_path import HubDataset, is_hub_path, parse_hub_path
 from engine.contract.places import DataRoot
+from engine.contract.recipe import TASK_NAME, ColumnsSection, Section
 from engine.launch.jobs import JobStatus, start_job
 from studio.logic.dataset_store import Note, add_files, name_columns
 
 FILE = "assets/catalogue.yaml"
+
+
+class Entry(Section):
+    """A known data set; what its card does not tell is None."""
+
+    name: str = Field(pattern=f"^{TASK_NAME.pattern}$")
+    """The name of the task it becomes."""
+    title: str
+    path: str
+    """Where it is, see `engine.contract.hub_path`."""
+    licence: str | None
+    rows: int | None = Field(gt=0)
+    format: str
+    """How its rows look, in words of the reader."""
+    columns: ColumnsSection | None = None
+    """What the columns mean, where their names do not say it."""
+    about: str
+    """One line for people."""
+
+    @field_validator("path")
+    @classmethod
+    def _means_a_data_set(cls, path: str) -> str:
+        return parse_hub_path(path).path
 
 
 def look(root: DataRoot, project: Path) -> dict[str, Any]:
@@ -107,7 +132,9 @@ def _entry(entry: dict[str, Any], root: DataRoot) -> dict[str, Any]:
     elif problem:
         state, text = "failed", problem
     elif dataset.find(root) is not None:
-        state, text = ("away", "its task was deleted; the download is kept") if task else ("arrived", "downloaded")
+        state, text = "arrived", "downloaded"
+        if task or dataset.path not in _asked(root):  # fetched by a run or in a terminal: a task when somebody asks
+            state, text = "away", "on this machine already" + ("; its task was deleted" if task else "")
     elif status is not None and status.state in ("failed", "lost"):
         state, text = "failed", f"{status.problem} {status.fix}".strip()
     else:
@@ -118,7 +145,9 @@ def _entry(entry: dict[str, Any], root: DataRoot) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _read(path: Path) -> tuple[Mapping[str, Any], ...]:
-    return tuple(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else ()
+    """Return the entries of the catalogue; a wrong one is a mistake of ours, not of a user."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return tuple(Entry.model_validate(value).model_dump(exclude_none=True) for value in values)
 
 
 def _status_file(dataset: HubDataset, root: DataRoot) -> Path:

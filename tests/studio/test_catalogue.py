@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.contract.errors import UserError
 from engine.contract.files import replace_json
 from engine.contract.hub_path import parse_hub_path
 from engine.contract.places import DataRoot
@@ -145,3 +146,22 @@ def test_two_pages_make_one_task(root, monkeypatch):
 
     monkeypatch.setattr(catalogue, "add_files", slow)
     assert len(catalogue.adopt(root, PROJECT)) == 1 and second == [[]]
+
+
+def test_what_a_run_or_a_terminal_fetched_becomes_a_task_when_asked_for(root, monkeypatch):
+    path = "hf://codefuse-ai/Evol-instruction-66k"
+    monkeypatch.setattr(catalogue, "start_job", lambda *_: pytest.fail("it is here already"))
+    arrive(root, path, {"instruction": "x", "output": "y"})
+    entry = state_of(root, path)
+    assert (entry["state"], entry["text"]) == ("away", "on this machine already")
+    assert not catalogue.look(root, PROJECT)["is_busy"] and catalogue.adopt(root, PROJECT) == []
+    assert catalogue.request(root, path).ok and catalogue.adopt(root, PROJECT)[0].task == "evol-instruction"
+
+
+@pytest.mark.parametrize("wrong", [{"path": "hf://no such name"}, {"rows": 0}, {"name": "Not A Name"}, {"extra": 1}])
+def test_a_wrong_entry_is_refused(wrong):
+    good = dict(catalogue._read(PROJECT / catalogue.FILE)[0])
+    values = {"licence": None, "rows": None, **good}
+    assert catalogue.Entry.model_validate(values).name == good["name"]
+    with pytest.raises((ValueError, UserError)):
+        catalogue.Entry.model_validate({**values, **wrong})
