@@ -25,7 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         dataset = parse_hub_path(arguments.path)
         write_job(status, phase=f"asking for {dataset.name}")
-        found = fetch_dataset(dataset, data_root().make(), lambda text, share: write_job(status, phase=text))
+        root = data_root().make()
+        found = fetch_dataset(dataset, root, lambda text, share: write_job(status, phase=text, fraction=share))
     except UserError as error:
         write_job(status, state="failed", phase="failed", problem=error.problem, fix=error.fix)
         raise

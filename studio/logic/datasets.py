@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json
-from engine.contract.hub_path import is_hub_path
+from engine.contract.hub_path import is_hub_path, parse_hub_path
 from engine.contract.places import DataRoot
 from studio.logic.dataset_store import Note, delete_task, sample_files, stored_file
 from studio.logic.task_scan import TaskReport, scan_here, scan_in_child
@@ -160,9 +160,14 @@ def describe_file(path: str, eval_path: str | None, name: str) -> TaskRow:
 
 def _hub_row(name: str, path: str, eval_path: str | None) -> TaskRow:
     """Describe a data set on a hub that a recipe names: usable, what it holds is known once it is here."""
+    problem = fix = ""
+    try:
+        parse_hub_path(path)
+    except UserError as error:
+        problem, fix = error.problem, error.fix
     return TaskRow(
         name=name, kind="file", path=path, eval_path=eval_path or "", original_name=path, report=None, heldout=None,
-        state="ready",
+        state="unusable" if problem else "ready", problem=problem, fix=fix,
     )  # fmt: skip
 
 

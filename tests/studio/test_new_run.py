@@ -254,3 +254,16 @@ def test_an_incomplete_draft_is_refused_with_everything_that_is_missing(root, pr
         request_start(initial(root, project), root, project, token="page", machine=MACHINE)
     assert len(caught.value.problems) == 2
     assert started == []
+
+
+def test_a_data_set_on_a_hub_can_be_a_task_before_it_is_here(root, project, model):
+    """Nothing is known of it yet: the page still says everything else, and refuses a path that means nothing."""
+    text = "model_name_or_path: {}\ntasks:\n  - {{name: far, path: '{}'}}\n  - {{name: near, path: {}}}\n"
+    near = project / "assets" / "samples" / "naming.jsonl"
+    draft = load_yaml(text.format(model, "hf://org/name?config=python&split=test", near), root, project)
+    view = look(draft, root, project, machine=MACHINE)
+    assert view.can_start, view.problems
+    assert "hf://org/name?config=python&split=test" in view.yaml
+    wrong = load_yaml(text.format(model, "hf://no such name", near), root, project)
+    (problem,) = look(wrong, root, project, machine=MACHINE).problems
+    assert "no data set on a hub" in problem.problem and problem.field == "tasks.0.path"
