@@ -213,16 +213,17 @@ class Codec:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def pieces_of(self, ids: Sequence[int]) -> list[str]:
-        """Return the text that each id adds, so that the pieces joined are the text: for people to look at."""
-        pieces, done, start = [], "", 0
+        """Return the text that each id adds, so that the pieces joined are the text: for people to look at.
+
+        An id that ends within a character adds nothing; the id that completes it adds the character.
+        """
+        pieces, done = [], ""
         for end in range(1, len(ids) + 1):
-            text = self.decode(ids[start:end])
-            if text.endswith("\ufffd") and end - start < 8:  # half a character: shown with the id that completes it
-                pieces.append("")
-                continue
-            pieces.append(text)
-            done, start = "", end
-        return pieces + ([done] if done else [])
+            text = self.decode(ids[:end])  # from the start: some decoders treat the first token otherwise
+            whole = not text.endswith("\ufffd") or end == len(ids)
+            pieces.append(text[len(done) :] if whole else "")
+            done = text if whole else done
+        return pieces
 
     def render(
         self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False, tools: Any = None

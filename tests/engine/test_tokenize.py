@@ -84,3 +84,11 @@ def test_documents_lie_side_by_side_with_positions_that_restart():
     assert batch["keep"].tolist() == [1, 3, 4]  # the position before each supervised token
     assert batch["targets"].tolist() == [7, 9, 10]
     assert batch["target_task"].tolist() == [1, 0, 0]
+
+
+def test_the_pieces_of_a_text_joined_are_the_text():
+    codec = Codec.of(character_tokenizer())
+    ids = encode_example(codec, chat(("user", "a b"), ("assistant", "c\n d"))).input_ids
+    pieces_shown = codec.pieces_of(ids)
+    assert len(pieces_shown) == len(ids) and "".join(pieces_shown) == codec.decode(ids)
+    assert pieces_shown[:2] == ["<|im_start|>", "u"]
