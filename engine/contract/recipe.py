@@ -115,6 +115,8 @@ class ModelSection(Section):
     """Attention kernel. `auto` = sdpa where the architecture supports it, else eager."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third slower, far less memory."""
+    torch_compile: bool = False
+    """Compile the model with torch.compile: minutes at the start, then faster steps on many GPUs."""
 
 
 class LoraSection(Section):
@@ -128,6 +130,12 @@ class LoraSection(Section):
     """Dropout on the adapter's input."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Which linear layers get an adapter: `all-linear` (all but the output head) or a list of layer names."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r, so that large ranks learn too (rsLoRA)."""
+    use_dora: bool = False
+    """Learn the size of every weight vector apart from its direction (DoRA): slower, often better at low ranks."""
+    loraplus_lr_ratio: Number | None = Field(None, ge=1, le=1000)
+    """LoRA+: the adapter's B matrices learn this many times faster than A; 16 is typical. Empty = the same."""
 
 
 class DataSection(Section):
@@ -150,6 +158,8 @@ class DataSection(Section):
     """Share of a task's examples that is held out when it has no `eval_path`. At least one example if above 0."""
     max_eval_samples: Count | None = Field(64, ge=1)
     """Evaluate on at most this many held-out examples per task. Empty = all."""
+    data_seed: Count | None = Field(None, ge=0, lt=2**32)
+    """Seed of the order of the examples. Empty = `seed`. What is held out always follows `seed`."""
 
 
 class MixingSection(Section):
@@ -172,6 +182,15 @@ class LossSection(Section):
     estimator: Literal["dataset", "global_batch"] = "dataset"
     """What the loss is divided by: the tokens or examples a step is expected to hold (`dataset`: a rare task has its
     whole share), or those that it really holds (`global_batch`: its share goes to the others where it is absent)."""
+    focal: Literal["none", "sample", "task"] = "none"
+    """Let what is predicted well already count less, by (1 - mean token probability) to the power of `focal_gamma`: of
+    each example (`sample`; task weights are its alpha), or of each task over recent steps (`task`)."""
+    focal_gamma: Number = Field(2.0, ge=0, le=10)
+    """How sharply `focal` tells easy from hard. 0 = not at all."""
+    focal_detach: bool = True
+    """Take the focal factor as a weight. Off: its gradient counts too, as the paper's formula is written."""
+    router_aux_loss_coef: Number | None = Field(None, ge=0, le=10)
+    """Mixture-of-experts models: how much the balance of the experts counts. Empty = the model's own, 0 = off."""
 
 
 class WeightingSection(Section):
@@ -229,6 +248,15 @@ class OptimSection(Section):
     """AdamW weight decay; not applied to biases and norms."""
     max_grad_norm: Number = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw_torch"
+    """AdamW of torch, or of bitsandbytes: `adamw_8bit` keeps its state in a quarter of the memory, `paged` ones move
+    it to the host when a GPU is full."""
+    adam_beta1: Number = Field(0.9, ge=0, lt=1)
+    """AdamW: how slowly the mean of the gradients moves."""
+    adam_beta2: Number = Field(0.999, ge=0, lt=1)
+    """AdamW: how slowly the mean of their squares moves."""
+    neftune_noise_alpha: Number | None = Field(None, gt=0, le=100)
+    """NEFTune: noise on the embeddings while training, 5 to 15 is typical. Empty = none."""
 
     @model_validator(mode="after")
     def _min_below_peak(self) -> OptimSection:
@@ -247,7 +275,17 @@ class RecordSection(Section):
     save_steps: Count = Field(50, ge=1)
     """Write a checkpoint every so many steps, and after the last step."""
     save_total_limit: Count = Field(3, ge=1)
-    """Keep this many of the newest checkpoints."""
+    """Keep this many of the newest checkpoints; the best one is kept besides."""
+    metric_for_best_model: str = Field("mean", pattern=f"^{TASK_NAME.pattern}$")
+    """Which evaluation loss tells the best checkpoint: `mean` over the tasks, or the name of a task."""
+    save_best: bool = True
+    """Also write a checkpoint whenever an evaluation is the best so far, and never delete the best."""
+    early_stopping_patience: Count | None = Field(None, ge=1)
+    """End the run when so many evaluations in a row did not improve on the best. Empty = never."""
+    early_stopping_threshold: Number = Field(0.0, ge=0)
+    """An evaluation improves if it is better by more than this many nats per token."""
+    stop_on_nan: bool = True
+    """End the run when a loss or gradient is not a number any more. Such a state is never saved as a checkpoint."""
     per_device_eval_batch_size: Count = Field(8, ge=1, le=4096)
     """Examples per device in one forward pass of the evaluation."""
 
@@ -278,6 +316,9 @@ class Recipe(Section):
     """The tasks that are trained together."""
     seed: Count = Field(42, ge=0, lt=2**32)
     """Seed of initialisation, order and held-out choice."""
+    continue_from: str | None = Field(None, max_length=4096)
+    """Folder of a checkpoint whose weights the run begins with: same model and adapter, a fresh optimizer and schedule.
+    Empty = the base model."""
     model: ModelSection = ModelSection()
     lora: LoraSection = LoraSection()
     data: DataSection = DataSection()
@@ -301,9 +342,22 @@ class Recipe(Section):
                 f"weighting {self.weighting.method} needs task weights, which {self.loss.reduction} does not use: set "
                 "loss.reduction to task_mean or task_sample_mean"
             )
+        if self.loss.focal == "task" and not self.loss.reduction.startswith("task_"):
+            raise ValueError(
+                f"loss.focal `task` needs task weights, which {self.loss.reduction} does not use: set loss.reduction "
+                "to task_mean or task_sample_mean, or loss.focal to sample"
+            )
+        best = self.record.metric_for_best_model
+        if best != "mean" and best not in names:
+            raise ValueError(f"record.metric_for_best_model is `{best}`: use mean, or a task ({', '.join(names)})")
         if self.mixing.strategy == "custom" and not any(task.weight and task.mixing_weight for task in self.tasks):
             raise ValueError("every task has mixing_weight 0: give at least one task a mixing_weight above 0")
         return self
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of the examples."""
+        return self.seed if self.data.data_seed is None else self.data.data_seed
 
     @property
     def display_name(self) -> str:

@@ -142,7 +142,8 @@ def absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     data = recipe.data
     if data.chat_template not in ("auto", "model", "mftcoder"):
         data = data.model_copy(update={"chat_template": resolve(data.chat_template)})
-    return recipe.model_copy(update={"tasks": tasks, "model_name_or_path": model, "data": data})
+    start = recipe.continue_from and resolve(recipe.continue_from)
+    return recipe.model_copy(update={"tasks": tasks, "model_name_or_path": model, "data": data, "continue_from": start})
 
 
 def dump_recipe(recipe: Recipe, *, all_fields: bool = True) -> str:

@@ -12,6 +12,7 @@ both:
     targets       [M]      the token that comes next
     target_task   [M]      index of its task
     target_count  [M]      supervised tokens of the example it belongs to
+    target_example [M]     number of that example within the batch
     num_samples   [T]      examples with supervised tokens of each task
     num_rows      [T]      rows (packs) of each task
 
@@ -143,7 +144,7 @@ def lay_side_by_side(documents: Sequence[tuple[int, Encoded]]) -> dict[str, Tens
         "column": torch.arange(len(keep)),
         "targets": _tensor(np.concatenate(targets)),
         "target_task": _tensor(np.concatenate(task)),
-        "target_count": _tensor(np.concatenate([np.full(len(part), len(part)) for part in targets])),
+        **_of_example(targets),
     }
 
 
@@ -166,7 +167,7 @@ def pad(documents: Sequence[tuple[int, Encoded]]) -> dict[str, Tensor]:
         "column": _tensor(column),
         "targets": _tensor(np.concatenate(targets)),
         "target_task": _tensor(np.concatenate(task)),
-        "target_count": _tensor(np.concatenate([np.full(len(part), len(part)) for part in targets])),
+        **_of_example(targets),
     }
 
 
@@ -180,6 +181,15 @@ def _supervised(documents: Sequence[tuple[int, Encoded]]) -> tuple[list[Any], li
         targets.append(labels[positions])
         tasks.append(np.full(len(positions), task))
     return keep, targets, tasks
+
+
+def _of_example(targets: Sequence[Any]) -> dict[str, Tensor]:
+    """Return, for every supervised token, how many its example has and which one that is."""
+    counts = [len(part) for part in targets]
+    return {
+        "target_count": _tensor(np.repeat(counts, counts)),
+        "target_example": _tensor(np.repeat(np.arange(len(counts)), counts)),
+    }
 
 
 def _tensor(values: Any) -> Tensor:

@@ -156,7 +156,7 @@ def plan(recipe: Recipe, facts: Sequence[TaskFacts]) -> Mixture:
         num_train_epochs=recipe.optim.num_train_epochs,
         max_steps=recipe.optim.max_steps,
         rows_per_step=rows_per_step(recipe),
-        seed=recipe.seed,
+        seed=recipe.order_seed,
     )
 
 

@@ -141,6 +141,8 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.
         r=section.r,
         lora_alpha=section.lora_alpha,
         lora_dropout=section.lora_dropout,
+        use_rslora=section.use_rslora,
+        use_dora=section.use_dora,
         target_modules=names,
         bias="none",
     )
@@ -150,7 +152,8 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.
         fix = "use all-linear, or names that exist in the model."
         raise UserError(f"The adapter does not fit: {error}", fix=fix, field="lora.target_modules") from None
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    tell(f"LoRA r={section.r} on {len(names)} layers: {trained / 1e6:.2f} M trainable parameters.")
+    kind = "DoRA" if section.use_dora else "LoRA"
+    tell(f"{kind} r={section.r} on {len(names)} layers: {trained / 1e6:.2f} M trainable parameters.")
     return adapted
 
 

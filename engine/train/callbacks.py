@@ -2,10 +2,13 @@
 
 before the first step   base evaluation (step 0)
 after each step         status; a row of metrics; control.json and signals (rank 0); evaluation; checkpoint; stop
+
+All ranks decide from the same numbers, so they decide the same.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -13,11 +16,14 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from engine.contract.best import best_and_stall, evaluations
+from engine.contract.errors import UserError
 from engine.contract.files import read_json
 from engine.contract.metrics import task_key
 from engine.contract.recipe import RecordSection
 from engine.train.record import RunRecord
 from engine.train.trainer import CONTINUE, SAVE, STOP, MultiTaskTrainer
+from engine.train.watch import LossWatch, convergence
 
 FIRST_STEPS = 20
 """Steps at the start that are all logged, so that a curve appears within seconds."""
@@ -37,8 +43,11 @@ class RunCallback(TrainerCallback):
         """Set after construction: the trainer takes its callbacks as arguments."""
         self.signalled = False
         """Whether SIGTERM came: the run is to end with a checkpoint."""
+        self.ended_early = False
+        """Whether the run ended because its evaluations no longer improved."""
         self._logged_step = 0
         self._logged_at = 0.0
+        self._watch = LossWatch()
         self._learning_rate = 0.0
         self._process = psutil.Process()
 
@@ -72,6 +81,7 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         step, last = state.global_step, state.global_step >= state.max_steps
+        self._trainer.end_step()
         self.record.update(force=False, step=step, epoch=self._trainer.epoch)
         if step <= FIRST_STEPS or step % self.schedule.logging_steps == 0 or last:
             self._log(state)
@@ -83,10 +93,12 @@ class RunCallback(TrainerCallback):
         request = self._trainer.requested if args.world_size > 1 else self._trainer.wanted
         if request == STOP:
             control.should_training_stop = True
-        if step % self.schedule.eval_steps == 0 or last:
-            self._evaluate(state)
-        if step % self.schedule.save_steps == 0 or last or request in (SAVE, STOP):
-            control.should_save = True
+        is_best = self._evaluate(state) if step % self.schedule.eval_steps == 0 or last else False
+        if self._has_stalled(state):
+            control.should_training_stop = self.ended_early = True
+        ends = last or control.should_training_stop
+        wanted = ends or request == SAVE or step % self.schedule.save_steps == 0
+        control.should_save = (wanted or (is_best and self.schedule.save_best)) and self._is_sound(step)
         if request != CONTINUE:
             self._trainer.wanted = CONTINUE
         return control
@@ -127,6 +139,7 @@ class RunCallback(TrainerCallback):
             "epoch": self._trainer.epoch,
             "tokens_seen": state.num_input_tokens_seen,
             "train/loss": sums["objective"] / steps,
+            **({"train/aux_loss": sums["aux"] / steps} if trainer.router_aux_loss_coef > 0 else {}),
             "optim/learning_rate": self._learning_rate,
             "perf/step_time_s": elapsed / steps,
             "perf/tokens_per_second": sums["tokens"] / elapsed,
@@ -134,10 +147,11 @@ class RunCallback(TrainerCallback):
         }
         if trainer.last_grad_norm is not None:
             row["optim/grad_norm"] = float(trainer.last_grad_norm)
-        columns = (sums["nll"], sums["num_tokens"], sums["share"], sums["num_rows"])
-        for task, nll, count, share, rows in zip(trainer.tasks, *columns, strict=True):
+        columns = (sums[name] for name in ("nll", "probability", "num_tokens", "share", "num_rows"))
+        for task, nll, probability, count, share, rows in zip(trainer.tasks, *columns, strict=True):
             if count:  # an absent task has no point: 0 would be a lie
                 row[task_key(task.name, "loss")] = nll / count
+                row[task_key(task.name, "mean_token_probability")] = probability / count
                 row[task_key(task.name, "num_tokens")] = int(count)
             row[task_key(task.name, "weight")] = share / steps
             row[task_key(task.name, "num_rows")] = int(rows)
@@ -146,9 +160,56 @@ class RunCallback(TrainerCallback):
                 row[task_key(task.name, "factor")] = float(factor)
         self.record.metrics(row)
         self._logged_step, self._logged_at = state.global_step, now
+        self._look_for_trouble(row)
 
-    def _evaluate(self, state: TrainerState) -> None:
-        """Measure all tasks on held-out examples and write the row."""
+    def _look_for_trouble(self, row: dict[str, Any]) -> None:
+        """Tell spikes; end the run if a loss is not a number any more.
+
+        Raises:
+            UserError: Naming the tasks.
+        """
+        losses = {task.name: row.get(task_key(task.name, "loss")) for task in self._trainer.tasks}
+        known = {name: loss for name, loss in losses.items() if loss is not None}
+        for name in self._watch.spikes(known):
+            text = (
+                f"The loss of {name} jumped to {known[name]:.3g}. If it stays there, stop the run and resume it from "
+            )
+            text += "a checkpoint before this step, or begin anew with a lower learning rate."
+            self.record.event("spike", text, step=row["step"], task=name)
+        broken = [name for name, loss in known.items() if not math.isfinite(loss)]
+        norm = row.get("optim/grad_norm", 0.0)
+        if not self.schedule.stop_on_nan or not (broken or not math.isfinite(norm)):
+            return
+        what = f"The loss of {', '.join(broken)}" if broken else "The gradient"
+        saved = self.record.run.checkpoint_dirs()
+        back = f"resume from {saved[-1].name}, or begin anew, " if saved else "begin anew "
+        fix = back + "with a lower learning rate; also look at the task's longest examples."
+        raise UserError(f"{what} is not a number at step {row['step']}.", fix=fix, field="optim.learning_rate")
+
+    def _is_sound(self, step: int) -> bool:
+        """Whether the weights may be saved: one gradient that is not a number makes all later ones so, too."""
+        norm = self._trainer.last_grad_norm
+        if norm is None or math.isfinite(float(norm)):
+            return True
+        self.record.event("problem", f"Step {step} is not saved: its gradient is not a number.", step=step)
+        return False
+
+    def _has_stalled(self, state: TrainerState) -> bool:
+        """Whether the evaluations have not improved for as long as the recipe waits."""
+        patience, metric = self.schedule.early_stopping_patience, self.schedule.metric_for_best_model
+        if patience is None or not state.log_history or state.log_history[-1]["step"] != state.global_step:
+            return False
+        values = evaluations(state.log_history, metric)
+        best, stall = best_and_stall(values, self.schedule.early_stopping_threshold)
+        if stall < patience:
+            return False
+        what = "mean evaluation loss" if metric == "mean" else f"evaluation loss of {metric}"
+        text = f"Ended early: the {what} has not improved for {stall} evaluations; the best was at step {best}."
+        self.record.event("early_stop", text, step=state.global_step, best=best)
+        return True
+
+    def _evaluate(self, state: TrainerState) -> bool:
+        """Measure all tasks on held-out examples and write the row; return whether it is the best so far."""
         before = time.monotonic()
         self.record.update(phase="evaluating")
         nll, counts = self._trainer.evaluate_tasks()
@@ -157,15 +218,23 @@ class RunCallback(TrainerCallback):
             for task, total, count in zip(self._trainer.tasks, nll, counts, strict=True)
             if count
         }
+        is_best = False
         if losses:
             mean = sum(losses.values()) / len(losses)
             row = {task_key(name, "eval_loss"): loss for name, loss in losses.items()}
+            # the Trainer's own state is saved with each checkpoint: a resumed run knows the evaluations before it
+            state.log_history.append({"step": state.global_step, "eval/loss": mean, **row})
+            best, _ = best_and_stall(evaluations(state.log_history, self.schedule.metric_for_best_model))
+            is_best = best == state.global_step > 0
+            for name in losses:
+                row.update(convergence(state.log_history, name))
             self.record.metrics({"step": state.global_step, "eval/loss": mean, **row})
             words = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
             took = time.monotonic() - before
             self.record.event("eval", f"Evaluation: {words} ({took:.1f} s).", step=state.global_step)
         self.record.update(phase="training")
         self._logged_at += time.monotonic() - before  # evaluation is not training time
+        return is_best
 
     def _memory_bytes(self) -> int:
         if torch.cuda.is_available():

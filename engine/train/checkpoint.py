@@ -93,9 +93,9 @@ def choose_checkpoint(run: RunDir, wanted: str, tell: Callable[[str], None]) -> 
     raise UserError(f"Run {run.id} has no intact checkpoint to resume from ({wanted}).", fix=fix)
 
 
-def prune(run: RunDir, *, keep: int) -> list[str]:
-    """Delete the oldest checkpoints but `keep`, at least one; return the names deleted."""
-    gone = run.checkpoint_dirs()[: -max(1, keep)]
+def prune(run: RunDir, *, keep: int, best: int = 0) -> list[str]:
+    """Delete the oldest checkpoints but `keep`, at least one, and that of step `best`; return the names deleted."""
+    gone = [path for path in run.checkpoint_dirs()[: -max(1, keep)] if int(path.name[5:]) != best]
     for path in gone:
         # out of the way under another name first: a half-deleted folder must not look like a checkpoint
         doomed = path.with_name(f".deleted-{path.name}")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.train.focal import Focal
 from engine.train.kernel import weighted_token_loss
 from engine.train.loss import token_nll
 
@@ -38,15 +39,15 @@ class LossHead:
     def __init__(self, linear: nn.Linear, *, scale: float, softcap: float) -> None:
         self.linear, self.scale, self.softcap = linear, scale, softcap
         self._plain: Callable[[Tensor], Tensor] = linear.forward
-        self._expected: tuple[dict[str, Tensor], Tensor] | None = None
+        self._expected: tuple[dict[str, Tensor], Tensor, Focal | None] | None = None
         self.loss: Tensor | None = None
         self.nll: Tensor | None = None
         linear.forward = self._forward  # type: ignore[method-assign]
 
     @contextmanager
-    def expecting(self, batch: dict[str, Tensor], coefficients: Tensor) -> Iterator[None]:
+    def expecting(self, batch: dict[str, Tensor], coefficients: Tensor, focal: Focal | None = None) -> Iterator[None]:
         """Make the next forward pass compute the loss of a batch of `engine.data.collate`."""
-        self._expected, self.loss, self.nll = (batch, coefficients), None, None
+        self._expected, self.loss, self.nll = (batch, coefficients, focal), None, None
         try:
             yield
         finally:
@@ -65,18 +66,32 @@ class LossHead:
     def _forward(self, hidden: Tensor) -> Tensor:
         if self._expected is None:
             return self._plain(hidden)
-        batch, coefficients = self._expected
+        batch, coefficients, focal = self._expected
         chosen = hidden[0] if hidden.shape[0] == 1 else hidden[batch["row"], batch["column"]]
-        self.loss, self.nll = weighted_token_loss(
-            chosen * self.scale if self.scale != 1.0 else chosen,
-            self.linear.weight,
-            batch["targets"],
-            coefficients,
-            bias=self.linear.bias,
-            softcap=self.softcap,
-        )
+        if self.scale != 1.0:
+            chosen = chosen * self.scale
+
+        def loss_of(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+            bias, targets = self.linear.bias, batch["targets"]
+            return weighted_token_loss(
+                chosen, self.linear.weight, targets, coefficients, bias=bias, softcap=self.softcap
+            )
+
+        if focal is None:
+            self.loss, self.nll = loss_of(coefficients)
+        else:
+            with torch.no_grad():
+                _, nll = loss_of(coefficients)
+                value, coefficients = focal(nll, batch, coefficients)
+            loss, self.nll = loss_of(coefficients)
+            self.loss = with_value(loss, (value * nll).sum())
         # it must look like logits; and the loss travels through the model's output, where sharding hangs its hooks
         return self.loss.reshape(1, 1, 1)
+
+
+def with_value(loss: Tensor, value: Tensor) -> Tensor:
+    """Return a loss that has the gradient of one scalar and the value of another."""
+    return loss - loss.detach() + value
 
 
 def attach_loss_head(model: Any, tell: Callable[[str], None] = lambda _: None) -> LossHead | None:

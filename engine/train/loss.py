@@ -61,49 +61,6 @@ def token_coefficients(
     return torch.where(present, share / torch.where(present, counts, torch.ones_like(counts)), 0.0)
 
 
-def focal_loss(
-    nll: Tensor,
-    task: Tensor,
-    sample: Tensor,
-    alpha: Tensor,
-    *,
-    gamma: float,
-    level: Literal["sample", "task"] = "sample",
-    detach: bool = True,
-) -> Tensor:
-    """Return the paper's focal loss: what is predicted well already counts less.
-
-        P_b = mean token probability, Q_b = mean token log-probability of example b
-        sample:  sum_b -alpha_t (1 - P_b)^gamma Q_b / B         task:  mean over tasks of -alpha_t (1 - P_t)^gamma Q_t
-
-    Args:
-        nll: Cross entropy of the supervised tokens, nats, shape (M,).
-        task: Task of each token, shape (M,).
-        sample: Example of each token, shape (M,).
-        alpha: Factor of each task, shape (T,).
-        gamma: 0 gives `sample_mean`, or `task_sample_mean` with equal weights.
-        level: Of what the difficulty is measured.
-        detach: Treat the factor as a weight; False lets the gradient flow through it, as the formula is written.
-
-    Source: Eq. 2 and 3 of MFTCoder (arXiv:2311.02303), of which no code was released.
-    """
-    examples, place = torch.unique(sample, return_inverse=True)
-    zeros = torch.zeros(len(examples), dtype=nll.dtype, device=nll.device)
-    length = zeros.index_add(0, place, torch.ones_like(nll))
-    probability = zeros.index_add(0, place, torch.exp(-nll)) / length
-    mean_nll = zeros.index_add(0, place, nll) / length
-    owner = torch.zeros(len(examples), dtype=torch.long, device=nll.device).scatter(0, place, task)
-    if level == "task":
-        size = torch.bincount(owner, minlength=len(alpha)).to(nll.dtype)
-        present = size > 0
-        per_task = torch.zeros(len(alpha), dtype=nll.dtype, device=nll.device)
-        probability = per_task.index_add(0, owner, probability) / size.clamp(min=1)
-        mean_nll = per_task.index_add(0, owner, mean_nll) / size.clamp(min=1)
-        owner, probability, mean_nll = torch.arange(len(alpha))[present], probability[present], mean_nll[present]
-    factor = alpha.to(nll.dtype)[owner] * (1 - probability) ** gamma
-    return ((factor.detach() if detach else factor) * mean_nll).mean()
-
-
 def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the cross entropy of each token in nats, at least float32 whatever the logits' dtype.
 

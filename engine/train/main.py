@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.contract.best import best_checkpoint
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json
 from engine.contract.metrics import task_key
@@ -72,51 +73,52 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     resumed = checkpoint.choose_checkpoint(run, resume_from, tell) if resume_from else None
     if record.rank == 0:
         checkpoint.sweep(run)
-    trainer, callback = build_trainer(run, recipe, record)
+    trainer, callback = build_trainer(run, recipe, record, resumed=resumed is not None)
     signal.signal(signal.SIGTERM, lambda *_: setattr(callback, "signalled", True))
     if resumed:
-        _restore_weighting(trainer, resumed)
+        _restore_balance(trainer, resumed)
         record.event("resume", f"Resumed from {resumed.name}.", checkpoint=resumed.name)
     record.phase("measuring the base model" if not resumed else "loading the checkpoint")
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     _tell_realised(record, trainer)
-    stopped = trainer.state.global_step < trainer.state.max_steps
+    stopped = trainer.state.global_step < trainer.state.max_steps and not callback.ended_early
     text = f"Stopped at step {trainer.state.global_step}." if stopped else "Finished."
+    if (best := best_checkpoint(run)) is not None:
+        text += f" The best checkpoint is {best.name}."
     record.event("end", text, step=trainer.state.global_step)
     end = "stopped" if stopped else "finished"
     record.update(state=end, phase=end, step=trainer.state.global_step)
 
 
-def _restore_weighting(trainer: Any, checkpoint: Path) -> None:
-    """Give a changing weighting the state it had at the checkpoint.
+def _restore_balance(trainer: Any, checkpoint: Path) -> None:
+    """Give what changes the tasks' balance the state it had at the checkpoint.
 
     Raises:
         UserError: If the checkpoint has none that fits.
     """
     from engine.train.run_trainer import WEIGHTING_FILE
 
-    if not trainer.weighting.is_active:
-        return
     try:
-        trainer.weighting.load_state_dict(read_json(checkpoint / WEIGHTING_FILE) or {})
+        trainer.load_balance_state(read_json(checkpoint / WEIGHTING_FILE) or {})
     except (ValueError, KeyError, TypeError):
-        problem = f"{checkpoint.name} holds no state of the weighting `{trainer.weighting.section.method}`."
+        problem = f"{checkpoint.name} holds no state of the task weights of this recipe."
         raise UserError(problem, fix="start a new run; its weights would begin anew.", field="weighting") from None
 
 
-def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, Any]:
-    """Build everything a run needs, telling each decision; returns the trainer and its callback."""
+def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bool = False) -> tuple[Any, Any]:
+    """Build everything a run needs, telling each decision; returns the trainer and its callback.
+
+    Args:
+        run: The run directory.
+        recipe: Its recipe.
+        record: The pen of this attempt.
+        resumed: Whether a checkpoint's weights will be loaded: then those of `continue_from` are not needed.
+    """
     from transformers import set_seed
 
-    from engine.data.collate import MixtureDataset
-    from engine.data.preview import expected_counts, plan
-    from engine.model.load import add_adapter, load_model
+    from engine.model.build import build_model
     from engine.model.sources import resolve_model
     from engine.model.tokenizer import load_tokenizer
-    from engine.train.callbacks import RunCallback
-    from engine.train.head import attach_loss_head
-    from engine.train.run_trainer import RunTrainer, training_arguments
-    from engine.train.weighting.schedule import TaskWeighting
 
     tell, device = _teller(record), resolve_device(recipe)
     record.phase("looking for the model")
@@ -131,28 +133,51 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord) -> tuple[Any, 
     prepared = _read_data(run, recipe, record, tokenizer)
     record.phase("loading the model")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
-    model: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=tell)
-    if recipe.method != "full":
-        model = add_adapter(model, recipe.lora, tell)
-    head = attach_loss_head(model, tell)
+    model = build_model(folder, recipe, device=device, tell=tell, resumed=resumed)
     _check_disk(run, recipe, model)
+    return _assemble(run, recipe, record, model=model, tokenizer=tokenizer, prepared=prepared, device=device)
+
+
+def _assemble(
+    run: RunDir, recipe: Recipe, record: RunRecord, *, model: Any, tokenizer: Any, prepared: Any, device: str
+) -> tuple[Any, Any]:
+    """Return the trainer over a model and prepared tasks, and its callback."""
+    from engine.data.collate import MixtureDataset
+    from engine.data.preview import expected_counts, plan
+    from engine.model.build import router_coefficient
+    from engine.train.callbacks import RunCallback
+    from engine.train.focal import Focal
+    from engine.train.head import attach_loss_head
+    from engine.train.neftune import add_neftune
+    from engine.train.run_trainer import RunTrainer, training_arguments
+    from engine.train.weighting.schedule import TaskWeighting
+
+    tell = _teller(record)
+    head = attach_loss_head(model, tell)
+    if recipe.optim.neftune_noise_alpha is not None:
+        add_neftune(model, recipe.optim.neftune_noise_alpha)
+    arguments = training_arguments(recipe, run, device=device)
     callback = RunCallback(record, recipe.record)
     mixture, dataset = plan(recipe, prepared.facts), MixtureDataset(prepared.tasks)
+    arguments.max_steps = mixture.num_steps
     expected = expected_counts(mixture, prepared.facts) if recipe.loss.estimator == "dataset" else None
     trainer = RunTrainer(
         run=run,
         record=record,
         save_total_limit=recipe.record.save_total_limit,
+        loraplus_lr_ratio=recipe.lora.loraplus_lr_ratio if recipe.method != "full" else None,
         tasks=prepared.tasks,
         mixture=mixture,
         packing=recipe.data.packing,
         reduction=recipe.loss.reduction,
         expected=expected,
         head=head,
+        focal=Focal.of(recipe.loss, len(prepared.tasks), arguments.device),
+        router_aux_loss_coef=router_coefficient(model, recipe.loss.router_aux_loss_coef, tell),
         weighting=TaskWeighting(recipe.weighting, [bool(task.heldout) for task in prepared.tasks]),
         eval_batch_size=recipe.record.per_device_eval_batch_size,
         model=model,
-        args=training_arguments(recipe, run, device=device, num_steps=mixture.num_steps),
+        args=arguments,
         train_dataset=dataset,
         processing_class=tokenizer,
         callbacks=[callback],
@@ -177,6 +202,10 @@ def _read_data(run: RunDir, recipe: Recipe, record: RunRecord, tokenizer: Any) -
         lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"),
     )
     _tell_data(run, recipe, record, prepared, report_json(recipe, prepared))
+    best = recipe.record.metric_for_best_model
+    if best != "mean" and not next(task for task in prepared.tasks if task.name == best).heldout:
+        problem = f"The best checkpoint is to be told by {best}, which has no held-out examples."
+        raise UserError(problem, fix="give it some, or use mean.", field="record.metric_for_best_model")
     return prepared
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from peft.optimizers import create_loraplus_optimizer
 from transformers import TrainingArguments
 
+from engine.contract.best import best_and_stall, evaluations
 from engine.contract.files import replace_json
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
@@ -25,14 +27,35 @@ class RunTrainer(MultiTaskTrainer):
 
     Args:
         run: The run directory.
+        loraplus_lr_ratio: How many times faster the adapter's B matrices learn than A; None = the same.
         record: Told of every checkpoint.
-        save_total_limit: Checkpoints to keep.
+        save_total_limit: Newest checkpoints to keep, besides the best.
         arguments: Those of `MultiTaskTrainer`.
     """
 
-    def __init__(self, *, run: RunDir, record: RunRecord, save_total_limit: int, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        run: RunDir,
+        record: RunRecord,
+        save_total_limit: int,
+        loraplus_lr_ratio: float | None = None,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self.run, self.record, self.keep = run, record, save_total_limit
+        self.loraplus_lr_ratio = loraplus_lr_ratio
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Return the optimizer; with LoRA+ the adapter's B matrices are in a group of their own."""
+        if self.loraplus_lr_ratio is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        decay = {"loraplus_weight_decay": self.args.weight_decay}
+        ratio = self.loraplus_lr_ratio
+        adapted = self.model if model is None else model
+        self.optimizer = create_loraplus_optimizer(adapted, kind, loraplus_lr_ratio=ratio, **options, **decay)
+        return self.optimizer
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Let the Trainer write everything into a temporary folder, then make it a checkpoint by rename."""
@@ -46,30 +69,39 @@ class RunTrainer(MultiTaskTrainer):
             dist.barrier()
         if self.record.rank == 0:
             written = temporary / f"checkpoint-{step}"
-            if self.weighting.is_active:
-                replace_json(written / WEIGHTING_FILE, self.weighting.state_dict())
+            if (state := self.balance_state()) is not None:
+                replace_json(written / WEIGHTING_FILE, state)
             finished = finish_checkpoint(written, self.run, step=step)
             shutil.rmtree(temporary, ignore_errors=True)
-            prune(self.run, keep=self.keep)
+            prune(self.run, keep=self.keep, best=self._best_saved())
             self.record.event("save", f"Saved {finished.name}.", step=step, checkpoint=finished.name)
         if self.args.world_size > 1:
             dist.barrier()
         self.record.update(phase=phase)
 
+    def _best_saved(self) -> int:
+        """Return the step of the best evaluation that has a checkpoint, 0 if there is none."""
+        saved = {int(path.name[5:]) for path in self.run.checkpoint_dirs()}
+        metric = self.run.recipe().record.metric_for_best_model
+        values = evaluations(self.state.log_history, metric)
+        return best_and_stall((step, value) for step, value in values if step in saved)[0]
 
-def training_arguments(recipe: Recipe, run: RunDir, *, device: str, num_steps: int) -> TrainingArguments:
-    """Return the Trainer's arguments for a recipe; logging, evaluation and saving are decided by our callback."""
+
+def training_arguments(recipe: Recipe, run: RunDir, *, device: str) -> TrainingArguments:
+    """Return the Trainer's arguments for a recipe, `max_steps` still to be set by the mixture.
+
+    Logging, evaluation and saving are decided by our callback.
+    """
     optim, full = recipe.optim, recipe.method == "full"
     bf16 = full and recipe.model.dtype in ("auto", "bfloat16") and _native_bf16(device)
     arguments: dict[str, Any] = {
         "output_dir": str(Path(run.checkpoints) / ".tmp-unused"),
         "seed": recipe.seed,
-        "data_seed": recipe.seed,
+        "data_seed": recipe.order_seed,
         "learning_rate": optim.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr": optim.min_lr},
         "warmup_steps": optim.warmup_steps,
-        "max_steps": num_steps,
         "per_device_train_batch_size": optim.per_device_train_batch_size,
         "gradient_accumulation_steps": optim.gradient_accumulation_steps,
         "weight_decay": optim.weight_decay,
@@ -78,7 +110,10 @@ def training_arguments(recipe: Recipe, run: RunDir, *, device: str, num_steps: i
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": bf16,
         "use_cpu": device == "cpu",
-        "optim": "adamw_torch_fused" if device == "cuda" else "adamw_torch",
+        "optim": "adamw_torch_fused" if device == "cuda" and optim.optimizer == "adamw_torch" else optim.optimizer,
+        "adam_beta1": optim.adam_beta1,
+        "adam_beta2": optim.adam_beta2,
+        "torch_compile": recipe.model.torch_compile,
         "logging_strategy": "no",
         "eval_strategy": "no",
         "save_strategy": "no",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.train.loss import Reduction, focal_loss, per_task_sum, token_nll
+from engine.train.loss import Reduction, per_task_sum, token_nll
 from engine.train.loss import token_coefficients as both_counts
 
 
@@ -67,13 +67,3 @@ def test_by_example_the_counts_are_examples():
     assert both_counts(tokens, examples, weights, reduction="task_sample_mean").tolist() == pytest.approx(
         [1 / 8, 3 / 4]
     )
-
-
-def test_the_focal_factor_is_a_weight_unless_asked_otherwise():
-    nll = torch.tensor([1.0, 0.1], requires_grad=True)
-    task, sample, alpha = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.ones(2)
-    focal_loss(nll, task, sample, alpha, gamma=2.0).backward()
-    expected = (1 - torch.exp(-torch.tensor([1.0, 0.1]))) ** 2 / 2
-    torch.testing.assert_close(nll.grad, expected)
-    literal = torch.autograd.grad(focal_loss(nll, task, sample, alpha, gamma=2.0, detach=False), nll)[0]
-    assert not torch.allclose(literal, expected)

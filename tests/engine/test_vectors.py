@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from engine.train.loss import Reduction, focal_loss, token_coefficients, token_nll
+from engine.train.focal import TaskEase, example_means, focal_coefficients
+from engine.train.loss import Reduction, per_task_sum, token_coefficients, token_nll
 from engine.train.weighting.coba import Coba
 from engine.train.weighting.famo import Famo
 from engine.train.weighting.self_paced import self_paced_weights
@@ -74,12 +76,26 @@ def test_losses_and_gradients_are_mftcoders(name, mode, dtype, tolerance):
 @pytest.mark.parametrize("name", FOCAL)
 def test_focal_losses_are_the_papers(name):
     _, nll, task, sample = supervised(name, torch.float64)
-    alpha = torch.tensor(of(name, "focal_alpha"))
+    nll, alpha = nll.detach(), torch.tensor(of(name, "focal_alpha"))
+    length = torch.bincount(sample)[sample]
+    present = torch.tensor(of(name, "task"), dtype=torch.long)[torch.bincount(sample) > 0]
+    counts = torch.bincount(task, minlength=len(alpha)), torch.bincount(present, minlength=len(alpha))
+    by_sample = token_coefficients(*counts, alpha, reduction="sample_mean")[task] * alpha[task] / length
+    by_task = (
+        token_coefficients(*counts, torch.ones_like(alpha), reduction="task_sample_mean")[task] * alpha[task] / length
+    )
+    ease = TaskEase(len(alpha))
+    ease.add(nll, task, length)
+    ease.end_step(1)
+    of_task = [mean[task] for mean in ease.means()]
     gammas = next(case for case in INDEX["loss"] if case["name"] == name)["focal"]["gamma"]
-    for level in ("sample", "task"):
+    for level, base, means, digits in (
+        ("sample", by_sample, example_means(nll, sample), 1e-12),
+        ("task", by_task, of_task, 1e-7),
+    ):
         for gamma, expected in zip(gammas, of(name, f"focal_{level}"), strict=True):
-            loss = focal_loss(nll, task, sample, alpha, gamma=gamma, level=level)
-            assert loss.item() == pytest.approx(float(expected), abs=1e-12)
+            value, _ = focal_coefficients(nll, base, *means, gamma=gamma, detach=True)
+            assert (value * nll).sum().item() == pytest.approx(float(expected), abs=digits)
 
 
 @pytest.mark.parametrize("case", INDEX["coba"], ids=lambda case: case["name"])
@@ -115,6 +131,28 @@ def feed(coba: Coba, ratios: np.ndarray, step: int, interval: int) -> None:
     known = (step - 1) // interval
     while len(coba._ratios) < min(known, len(ratios)):
         coba.record(ratios[len(coba._ratios)])
+
+
+@pytest.mark.parametrize("case", INDEX["moe"], ids=lambda case: case["name"])
+def test_the_balance_of_experts_is_the_familys_own(case):
+    """The library's auxiliary loss, which a run uses, is the one that MFTCoder used. Its shares are float32."""
+    name = case["name"]
+    gates = tuple(torch.tensor(of(name, f"gate{layer}")) for layer in range(case["layers"]))
+    mask = torch.tensor(of(name, "mask")) if case["masked"] else None
+    ours = load_balancing_loss_func(gates, case["experts"], case["top_k"], mask)
+    assert float(ours) == pytest.approx(float(of(name, "aux64")), rel=2e-5)
+
+
+def test_a_validation_batch_gives_mftcoders_ratios():
+    """Per-task token mean over its start: what CoBa records of one batch."""
+    logits, labels = torch.tensor(of("vb", "logits")), torch.tensor(of("vb", "labels"), dtype=torch.long)
+    mask = torch.tensor(of("vb", "mask"), dtype=torch.bool)
+    task = torch.tensor(of("vb", "task"), dtype=torch.long)[:, None].expand_as(labels)[mask]
+    start = of("vb", "start")
+    nll = per_task_sum(token_nll(logits[mask], labels[mask]).double(), task, len(start)).numpy()
+    counts = torch.bincount(task, minlength=len(start)).numpy()
+    ratios = np.where(counts > 0, nll / np.maximum(counts, 1), 0.0) / start
+    assert np.abs(ratios - of("vb", "ratio")).max() < 2e-6
 
 
 @pytest.mark.parametrize("case", INDEX["famo"], ids=lambda case: case["name"])
