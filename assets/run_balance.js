@@ -5,8 +5,8 @@ function balanceTab(found) {
   const title = (text, sub) => h("div.card-h", {}, h("h3", {}, text), h("span.sub", {}, sub));
   const range = h("div.axis", { "aria-hidden": "true" }, h("span", {}, `step ${count(found.step[0])}`), h("span", {}, `step ${count(found.step.at(-1))}`));
   const rows = found.table.map((line, i) => h("tr", {}, h("td", {}, h("span.who", {}, h("i.sw", { style: { background: color(i) } }), h("b", {}, line.name))), h("td.n", {}, percent(line.row_share)), h("td.n", {}, percent(line.loss_share)),
-    h("td.n", {}, line.relative === null ? "–" : percent(line.relative)), h("td.n", {}, line.pace === null ? "–" : `${(100 * line.pace).toFixed(1)} %`), found.factor.length ? h("td.n", {}, fixed(line.factor, 2)) : null));
-  const titles = ["Task", "Rows seen", "Loss share", "Loss, of its start", "Pace per 100 steps", found.factor.length ? "Weight factor" : null].filter(Boolean);
+    h("td.n", {}, line.relative === null ? "–" : percent(line.relative)), h("td.n", {}, line.pace === null ? "–" : `${(100 * line.pace).toFixed(1)} %`), h("td.n", {}, line.slope === null ? "–" : `${line.slope > 0 ? "+" : "−"}${Math.abs(100 * line.slope).toFixed(1)} %`), h("td.n", {}, line.probability === null ? "–" : percent(line.probability)), found.factor.length ? h("td.n", {}, fixed(line.factor, 2)) : null));
+  const titles = ["Task", "Rows seen", "Loss share", "Loss, of its start", "Pace per 100 steps", "Slope now", "Token probability", found.factor.length ? "Weight factor" : null].filter(Boolean);
   return h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Balance")), note,
     title("Loss of each task, relative to its start", "below 100 % it has learned"), relativeLines(found), range,
     title("Share of the loss over time", "what each task's tokens counted"), stacked(found.loss_share, found.names, "Share of the loss"), range.cloneNode(true),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
+from torch import nn
 
 from engine.contract.errors import UserError
 from engine.contract.recipe import Recipe
@@ -47,9 +48,24 @@ def build_model(folder: Path, recipe: Recipe, *, device: str, tell: Tell, resume
         model = add_adapter(model, recipe.lora, tell)
         if start is not None:
             _load_adapter(model, start)
+    if recipe.model.torch_compile:
+        compile_layers(model, tell)
     if start is not None:
         tell(f"Weights begin as those of {start.parent.parent.name}, {start.name}.")
     return model
+
+
+def compile_layers(model: Any, tell: Tell) -> None:
+    """Compile the repeated layers for rows of any length.
+
+    Not the whole model: every micro-batch has another length and another number of supervised positions, and each would
+    be compiled anew. A layer is compiled once and serves all of them.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
+    layers = max(lists, key=len, default=nn.ModuleList())
+    for layer in layers:
+        layer.compile(dynamic=True)
+    tell(f"Compiled with torch.compile: {len(layers)} layers.")
 
 
 def router_coefficient(model: Any, wanted: float | None, tell: Tell) -> float:

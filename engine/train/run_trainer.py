@@ -113,7 +113,6 @@ def training_arguments(recipe: Recipe, run: RunDir, *, device: str) -> TrainingA
         "optim": "adamw_torch_fused" if device == "cuda" and optim.optimizer == "adamw_torch" else optim.optimizer,
         "adam_beta1": optim.adam_beta1,
         "adam_beta2": optim.adam_beta2,
-        "torch_compile": recipe.model.torch_compile,
         "logging_strategy": "no",
         "eval_strategy": "no",
         "save_strategy": "no",

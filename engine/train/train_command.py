@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+from engine.contract.continuation import continuation
 from engine.contract.errors import UserError
 from engine.contract.places import data_root
+from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import load_recipe, override
 from engine.contract.rundir import TERMINAL, RunDir, create_run, create_run_at, effective_state, request
 
@@ -26,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="latest", metavar="STEP", help="continue the run in --output-dir from a checkpoint"
     )
+    parser.add_argument("--continue", dest="goes_on", type=Path, metavar="RUN", help="go on from a run's checkpoint")
+    parser.add_argument("--epochs", type=float, default=1.0, help="passes over the data that --continue adds")
+    parser.add_argument("--checkpoint", default="", metavar="STEP", help="for --continue (default: the newest)")
     parser.add_argument("--detach", action="store_true", help="return at once; the run goes on")
 
 
@@ -39,14 +44,23 @@ def run(arguments: argparse.Namespace) -> int:
         run_dir = RunDir(arguments.output_dir.resolve())
         run_dir.recipe()
     else:
-        if arguments.recipe is None:
-            raise UserError("No recipe was given.", fix="name one, for example presets/starter.yaml.")
-        recipe = override(load_recipe(arguments.recipe), arguments.set)
+        recipe = override(_recipe(arguments), arguments.set)
         run_dir = create_run_at(arguments.output_dir.resolve(), recipe) if arguments.output_dir else None
         run_dir = run_dir or create_run(data_root().make().runs, recipe)
     start_run(run_dir, resume_from=arguments.resume or "")
     print(f"run {run_dir.id}\n  {run_dir.path}", flush=True)
     return 0 if arguments.detach else watch(run_dir)
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    if arguments.goes_on is not None:
+        if arguments.recipe is not None:
+            raise UserError("--continue takes the recipe of its run.", fix="change single fields with --set.")
+        earlier = RunDir(arguments.goes_on.resolve())
+        return continuation(earlier, epochs=arguments.epochs, checkpoint=arguments.checkpoint)
+    if arguments.recipe is None:
+        raise UserError("No recipe was given.", fix="name one, for example presets/starter.yaml.")
+    return load_recipe(arguments.recipe)
 
 
 def watch(run_dir: RunDir) -> int:
@@ -66,7 +80,7 @@ def watch(run_dir: RunDir) -> int:
                 print(f"  {phase}", flush=True)
             events, events_offset = run_dir.events(events_offset)
             for event in events:
-                if event.get("kind") in ("eval", "save", "stop", "resume", "warning", "problem"):
+                if event.get("kind") in ("eval", "save", "stop", "resume", "early_stop", "spike", "warning", "problem"):
                     say(f"  {event['text']}")
             rows, offset = run_dir.metrics(offset)
             if bar:

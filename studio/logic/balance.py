@@ -97,6 +97,8 @@ def _line(
         "loss_share": _total(rows, name, "weight") / loss_total if loss_total else None,
         "row_share": _total(rows, name, "num_rows") / row_total if row_total else None,
         "factor": _last(rows, task_key(name, "factor")),
+        "slope": _last(evaluations, task_key(name, "slope")),
+        "probability": _last(rows, task_key(name, "mean_token_probability")),
     }
 
 

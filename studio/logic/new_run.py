@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from engine.contract import estimate
+from engine.contract.continuation import continuation
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import child, replace_text, slug
 from engine.contract.hub_path import is_hub_path
@@ -35,6 +35,7 @@ from engine.launch.devices import Machine, inventory
 from studio.logic import datasets, form_fields
 from studio.logic import mix as mix_view
 from studio.logic.model_choice import ModelInfo, look_up
+from studio.logic.once import await_other, claim_once
 
 SIMPLE_FIELDS = (
     "optim.learning_rate",
@@ -49,7 +50,6 @@ SIMPLE_FIELDS = (
 HEAD_FIELDS = ("model_name_or_path", "method", "name")
 MIX_FIELDS = ("mixing.strategy",)
 ADVANCED_FIELDS = tuple(path for path in form_fields.FIELDS if path not in (*SIMPLE_FIELDS, *HEAD_FIELDS, *MIX_FIELDS))
-DOUBLE_CLICK_S = 60.0
 FitState = Literal["fits", "tight", "no", "unknown"]
 
 
@@ -141,12 +141,16 @@ class NewRunView:
         return not self.problems
 
 
-def initial(root: DataRoot, project: Path, *, preset: str = "", run_id: str = "") -> Draft:
+def initial(root: DataRoot, project: Path, *, preset: str = "", run_id: str = "", continued: str = "") -> Draft:
     """Return the draft a page opens with. A preset or run that cannot be read becomes a notice, never an exception."""
     try:
         if run_id:
             recipe = open_run(root.runs, run_id).recipe()
             return draft_of(recipe, root, project, source=f"Settings of run {run_id}")
+        if continued:
+            recipe = continuation(open_run(root.runs, continued))
+            step = Path(recipe.continue_from or "").name
+            return draft_of(recipe, root, project, source=f"Goes on from run {continued}, {step}")
         if preset:
             recipe = load_recipe(child(project / "presets", f"{preset}.yaml"))
             return draft_of(recipe, root, project, source=f"Preset {preset}")
@@ -245,8 +249,8 @@ def request_start(draft: Draft, root: DataRoot, project: Path, *, token: str, ma
     if view.problems or view.recipe is None:
         raise UserError.of(view.problems or [Problem(problem="The form is not complete.")])
     claim = root.temporary / f"start-{hashlib.sha256((token + dump_recipe(view.recipe)).encode()).hexdigest()[:32]}"
-    if not _claim(claim):
-        return _await_other(claim)
+    if not claim_once(claim):
+        return await_other(claim)
     run = None
     try:
         run = create_run(root.runs, view.recipe)
@@ -277,6 +281,10 @@ def _validate(draft: Draft) -> tuple[Recipe | None, tuple[Problem, ...]]:
             problems.append(
                 Problem(problem=text, fix="choose another task or check the path.", field=f"tasks.{index}.path")
             )
+    start = str(values.get("continue_from") or "")
+    if start and not Path(start).is_dir():
+        text = f"The checkpoint {start} to continue from is not there."
+        problems.append(Problem(problem=text, fix="clear that field or correct it.", field="continue_from"))
     values["tasks"] = [_task_values(task) for task in chosen] or [{"name": "task", "path": "-"}]
     try:
         recipe = recipe_from_values(values, source="The form")
@@ -352,32 +360,6 @@ def _size(task: TaskChoice) -> estimate.TaskSize:
     return estimate.TaskSize(
         num_used=task.num_used, num_bytes=task.num_bytes, num_records=task.num_records, has_heldout=bool(task.eval_path)
     )
-
-
-def _claim(path: Path) -> bool:
-    """Return True for the first caller within a minute."""
-    try:
-        if time.time() - path.stat().st_mtime > DOUBLE_CLICK_S:
-            path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        pass
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return False
-    return True
-
-
-def _await_other(claim: Path) -> str:
-    """Return the run that the first click is starting."""
-    for _ in range(100):
-        try:
-            if run_id := claim.read_text():
-                return run_id
-        except FileNotFoundError:
-            break
-        time.sleep(0.1)
-    raise UserError("The run could not be started.", fix="press Start again.")
 
 
 def _real(path: str) -> str:

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.contract.best import best_and_stall
+from engine.contract.best import evaluations as best_of
 from engine.contract.errors import UserError
 from engine.contract.files import tail_text
 from engine.contract.metrics import task_key
@@ -173,7 +175,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "stats": _stats(last, evaluations, status.epoch),
         "tasks": _tasks(names, snapshot, evaluations),
         "checkpoints": checkpoints,
-        "best": _best(evaluations),
+        "best": best_and_stall(best_of(evaluations, recipe.record.metric_for_best_model))[0] or None,
         "problem": problem[0],
         "fix": problem[1],
         "actions": _actions(state, checkpoints),
@@ -265,11 +267,6 @@ def _tasks(names: list[str], snapshot: _Snapshot, evaluations: list[dict[str, An
             }
         )
     return table
-
-
-def _best(evaluations: list[dict[str, Any]]) -> int | None:
-    known = [row for row in evaluations if row["step"] > 0 and isinstance(row.get("eval/loss"), (int, float))]
-    return min(known, key=lambda row: row["eval/loss"])["step"] if known else None
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The New run page: tasks and mix, model and method, a few settings, a summary with Start.  Layout and wiring only.
 
     any input -> look    -> summary, YAML, Start's state        Start -> start -> the run's page
-    page load -> open    -> the form filled from ?preset= or ?from=        Load -> load_yaml -> the form filled
+    page load -> open -> the form filled from ?preset=, ?from= or ?continue=     Load -> load_yaml -> the form filled
 
 Page-specific styles: `assets/new_run.css`, which the shell must put into the head on this route.
 """
@@ -24,6 +24,7 @@ from studio.logic.new_run import ADVANCED_FIELDS, Draft, NewRunView, TaskChoice
 
 GO_TO_RUN = "(id) => { if (id) window.location.assign('/run?id=' + encodeURIComponent(id)); }"
 MEASURE_POLL_S = 1.5
+QUERY = {"preset": "preset", "run_id": "from", "continued": "continue"}
 SECTIONS = {
     "": "Run",
     "model": "Model",
@@ -223,9 +224,8 @@ class _Page:
     def open(self, request: gr.Request) -> dict[Any, Any]:
         """Fill the form from the page's address."""
         query = request.query_params
-        draft = new_run.initial(
-            self.root, self.project, preset=str(query.get("preset", "")), run_id=str(query.get("from", ""))
-        )
+        asked = {name: str(query.get(key, "")) for name, key in QUERY.items()}
+        draft = new_run.initial(self.root, self.project, **asked)
         return self._fill(draft)
 
     def load_yaml(self, text: str) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""Invariants 1 and 5 through the real entry point, with every reduction, weighting and focal loss.
+"""Invariants 1, 2 and 5 through the real entry point, with every reduction, weighting and focal loss.
 
 A run cut into other micro-batches sees the same losses and gradient norms; a run that is resumed ends with the same
 bytes.
@@ -7,6 +7,9 @@ bytes.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ from engine.contract.rundir import RunDir, create_run_at
 from engine.train.main import train
 from tests.tiny_run import new_attempt, train_losses
 
+PROJECT = Path(__file__).parents[2]
 WEIGHTING = ["weighting.warmup_steps=3", "weighting.history_length=4", "weighting.validation_examples=2"]
 BALANCES = {
     "token_mean": ["loss.reduction=token_mean"],
@@ -82,3 +86,22 @@ def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_bytes(whole, tmp_pat
     assert train_losses(run) == before and factors(run)[-2:] == factors(whole(name))[-2:]
     ends = [r.checkpoints / "step-000006" / "adapter_model.safetensors" for r in (run, whole(name))]
     assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_two_ranks_see_the_same_numbers_as_one(recipe, whole, tmp_path):
+    """Invariant 2, for all balances at once: 1 process x 8 rows = 2 processes x 2 micro-batches x 2 rows."""
+    two = {}
+    for name in BALANCES:
+        two[name] = begin(override(recipe, ["launch.num_processes=2"]), tmp_path / name, name, batch=2, accumulate=2)
+        new_attempt(two[name])
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [*start, "-m", "tests.invariants.several_runs", *(str(run.path) for run in two.values())]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, run in two.items():
+        theirs = train_losses(whole(name))
+        assert train_losses(run).keys() == theirs.keys() and len(theirs) == 6
+        for step, row in train_losses(run).items():
+            assert row == pytest.approx(theirs[step], rel=2e-5), (name, step)
+        assert factors(run) == [pytest.approx(row, rel=1e-3) for row in factors(whole(name))]

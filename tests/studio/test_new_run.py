@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -182,6 +183,25 @@ def test_settings_of_a_run_come_back(root, project, draft):
 
     assert look(again, root, project, machine=MACHINE).recipe == view.recipe
     assert initial(root, project, run_id="no-such-run").notices
+
+
+def test_a_run_is_continued_with_its_settings_and_the_weights_it_ended_with(root, project, draft):
+    view = look(draft, root, project, machine=MACHINE)
+    run = create_run(root.runs, view.recipe)
+    assert "no checkpoint" in initial(root, project, continued=run.id).notices[0].problem
+
+    saved = run.checkpoints / "step-000060"
+    saved.mkdir()
+    (saved / "manifest.json").write_text("{}")
+    goes_on = initial(root, project, continued=run.id)
+    assert goes_on.source == f"Goes on from run {run.id}, step-000060"
+    recipe = look(goes_on, root, project, machine=MACHINE).recipe
+    assert recipe.continue_from == str(saved) and recipe.tasks == view.recipe.tasks
+    assert recipe.optim.num_train_epochs == 1 and recipe.order_seed != view.recipe.order_seed
+
+    shutil.rmtree(saved)
+    problems = look(goes_on, root, project, machine=MACHINE).problems
+    assert [problem.field for problem in problems] == ["continue_from"]
 
 
 def test_pasted_yaml_fills_the_form_and_bad_yaml_names_everything(root, project, draft):
