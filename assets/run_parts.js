@@ -44,6 +44,11 @@ function failureCard(run) {
     h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Change the recipe and start again"));
 }
 
+function warningCard(run) {
+  if (!run.warning) return null;
+  return h("section.card.warning", { role: "status", id: "run-warning" }, h("p", {}, rich(run.warning)), h("p.sub", {}, "Stop and save is above; nothing is lost by it."));
+}
+
 function eventList(run) {
   const lines = run.events.map((event) => h("div.ln", {}, h("span.ts", {}, event.time), h(`span.kind.${event.kind}`, {}, event.kind), h("span", {}, event.text)));
   return h("div.st-log", { role: "log", "aria-label": "Events", tabindex: "0" }, lines.length ? lines : h("p.sub", {}, "Nothing yet."));

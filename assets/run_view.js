@@ -53,7 +53,7 @@ function show(run) {
   merge(run);
   known = run;
   head(run);
-  const failure = failureCard(run);
+  const failure = failureCard(run) || warningCard(run);
   slots.failure.replaceChildren(...(failure ? [failure] : []));
   slots.progress.replaceChildren(progressCard(run));
   chart.show(curves, run.eval, run.tasks.map((task) => task.name));

@@ -29,6 +29,8 @@ from studio.logic.balance import balance
 KEPT_RUNS = 16
 LOG_LINES = 40
 EVENTS_SHOWN = 200
+WARNED_STEPS = 50
+"""Steps that a spike is shown for."""
 
 STATE_WORDS: dict[str, tuple[str, str]] = {
     "queued": ("", "Waiting"),
@@ -176,6 +178,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "tasks": _tasks(names, snapshot, evaluations),
         "checkpoints": checkpoints,
         "best": best_and_stall(best_of(evaluations, recipe.record.metric_for_best_model))[0] or None,
+        "warning": _warning(snapshot.events, status.step) if state == "running" else "",
         "problem": problem[0],
         "fix": problem[1],
         "actions": _actions(state, checkpoints),
@@ -267,6 +270,14 @@ def _tasks(names: list[str], snapshot: _Snapshot, evaluations: list[dict[str, An
             }
         )
     return table
+
+
+def _warning(events: list[dict[str, Any]], step: int) -> str:
+    """Return what a running run should be looked at for: the newest spike, while it is fresh."""
+    newest = next((event for event in reversed(events) if event.get("kind") == "spike"), None)
+    if newest is None or step - int(newest.get("step") or 0) > WARNED_STEPS:
+        return ""
+    return f"Step {newest['step']}: {newest['text']}"
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:
