@@ -72,10 +72,11 @@ def sentence(table: Sequence[Mapping[str, Any]], evaluations: Sequence[Row]) -> 
         fast, slow = paced[0], paced[-1]
         ratio = fast["pace"] / slow["pace"]
         weight = max(0.1, round(1 / math.sqrt(ratio), 1))
-        return (
-            f"{fast['name']} converges {ratio:.1f}x faster than {slow['name']}; consider {weight:g} times its weight, "
-            "or the weighting `coba`."
+        weighted = any(line["factor"] is not None for line in table)
+        words = (
+            f"{fast['name']} converges {ratio:.1f}x faster than {slow['name']}; consider {weight:g} times its weight"
         )
+        return f"{words}." if weighted else f"{words}, or the weighting `coba`."
     stuck = [line["name"] for line in paced if line["pace"] <= 0]
     if stuck:
         return f"{stuck[0]} does not improve: more weight, a higher learning rate or other data may help."
