@@ -1,6 +1,7 @@
 // The run page: polls the run's JSON, keeps the curves, draws the parts.  Pauses while the tab is hidden.
 const runId = new URL(location.href).searchParams.get("id") || "";
-const chart = new LossChart();
+const chart = new LossChart(`/studio/api/metrics.csv?id=${encodeURIComponent(runId)}`);
+const machine = new RunLines();
 const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), balance: h("div"), events: h("div"), log: h("pre.st-log", { tabindex: "0", "aria-label": "Log" }), config: h("div") };
 let known = null, curves = null, config = null, failures = 0, busy = "";
 
@@ -10,7 +11,7 @@ function draw() {
 
 function layout() {
   if (!runId) { root().replaceChildren(h("p.card.empty", {}, "No run was chosen. ", h("a", { href: "/runs" }, "All runs"))); return; }
-  const panels = [["Curves", [chart.node, slots.tasks]], ["Balance", [slots.balance]], ["Events", [slots.events]], ["Log", [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log)]], ["Recipe", [slots.config]]];
+  const panels = [["Curves", [chart.node, slots.tasks, machine.node]], ["Balance", [slots.balance]], ["Events", [slots.events]], ["Log", [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log)]], ["Recipe", [slots.config]]];
   const bodies = panels.map(([title, nodes], i) => h("div.panel-body", { role: "tabpanel", id: `run-panel-${i}`, "aria-labelledby": `run-tab-${i}`, hidden: i > 0 }, nodes));
   const tabs = h("div.tabs-line", { role: "tablist", "aria-label": "Parts of the run" });
   const choose = (chosen) => { [...tabs.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; }); tabs.children[chosen].focus(); };
@@ -44,8 +45,8 @@ function head(run) {
 
 function merge(run) {
   if (run.reset || !curves) { curves = run.train; config = run.config || config; return; }
-  curves.step.push(...run.train.step);
-  curves.total.push(...run.train.total);
+  for (const key of ["step", "time", "tokens"]) curves[key].push(...run.train[key]);
+  for (const [key, values] of Object.entries(run.train.run)) curves.run[key].push(...values);
   run.train.tasks.forEach((values, i) => curves.tasks[i].push(...values));
 }
 
@@ -56,7 +57,8 @@ function show(run) {
   const failure = failureCard(run) || warningCard(run);
   slots.failure.replaceChildren(...(failure ? [failure] : []));
   slots.progress.replaceChildren(progressCard(run));
-  chart.show(curves, run.eval, run.tasks.map((task) => task.name));
+  chart.show(curves, run.eval, run.tasks.map((task) => task.name), marksOf(run));
+  machine.show(curves);
   slots.tasks.replaceChildren(taskTable(run));
   slots.balance.replaceChildren(balanceTab(run.balance));
   slots.events.replaceChildren(h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Events")), eventList(run)));
@@ -65,6 +67,13 @@ function show(run) {
   if (atEnd) slots.log.scrollTop = slots.log.scrollHeight;
   if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));
   document.title = `${run.total ? `${Math.floor((run.step / run.total) * 100)} % · ` : ""}${run.name}`;
+}
+
+/** What stands as a vertical line in the chart: the best evaluation, resumes, spikes and problems. */
+function marksOf(run) {
+  const kinds = { resume: "--st-text-3", spike: "--st-warn", problem: "--st-bad", early_stop: "--st-warn" };
+  const marks = run.events.filter((event) => kinds[event.kind] && event.step > 0).map((event) => ({ step: event.step, color: kinds[event.kind], text: event.kind.replace("_", " ") }));
+  return run.best ? [...marks, { step: run.best, color: "--st-ok", text: "best" }] : marks;
 }
 
 let timer = null;

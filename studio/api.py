@@ -5,6 +5,8 @@ Gradio's own events carry what people do; these carry what pages poll, without a
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from engine.contract.errors import UserError
 from engine.contract.files import finite, tail_text
-from engine.contract.rundir import open_run
+from engine.contract.rundir import RunDir, open_run
 from studio.context import StudioContext
 from studio.logic import home
 from studio.logic.run import RunWatcher
@@ -36,6 +38,16 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
         except UserError as error:
             return _json({"missing": error.problem, "fix": error.fix})
 
+    @app.get("/studio/api/metrics.csv")
+    def metrics(id: str = "") -> Response:
+        try:
+            text = metrics_csv(open_run(context.root.runs, id))
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
+        return Response(
+            text, media_type="text/csv", headers={"content-disposition": 'attachment; filename="metrics.csv"'}
+        )
+
     @app.get("/studio/api/log.txt")
     def log(id: str = "") -> Response:
         try:
@@ -43,6 +55,17 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
         except UserError as error:
             return PlainTextResponse(error.problem, status_code=404)
         return PlainTextResponse(text, headers={"content-disposition": 'attachment; filename="train.log"'})
+
+
+def metrics_csv(run: RunDir) -> str:
+    """Return every row of a run's metrics as CSV; a cell is empty where a row does not hold the metric."""
+    rows = run.metrics()[0]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _json(value: Any) -> Response:

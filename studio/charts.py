@@ -12,6 +12,14 @@ from typing import Any
 from engine.contract.metrics import task_key
 
 MAX_POINTS = 800
+RUN_SERIES = {
+    "total": "train/loss",
+    "learning_rate": "optim/learning_rate",
+    "grad_norm": "optim/grad_norm",
+    "speed": "perf/tokens_per_second",
+    "memory": "perf/memory_bytes",
+}
+"""Curves of the run as a whole, and their metric."""
 
 Row = dict[str, Any]
 
@@ -40,10 +48,15 @@ def thin(rows: Sequence[Row], key: str, *, limit: int = MAX_POINTS) -> list[Row]
 
 
 def train_series(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, Any]:
-    """Return the training curves of rows with `train/loss`: one x, one y per task; None where a task was absent."""
+    """Return the training curves of rows with `train/loss`: three x, one y per task; None where a task was absent.
+
+    `time` is s since 1970 and `tokens` those seen until then, prompts included.
+    """
     return {
         "step": [row["step"] for row in rows],
-        "total": [row.get("train/loss") for row in rows],
+        "time": [row.get("time") for row in rows],
+        "tokens": [row.get("tokens_seen") for row in rows],
+        "run": {name: [row.get(key) for row in rows] for name, key in RUN_SERIES.items()},
         "tasks": [[row.get(task_key(name, "loss")) for row in rows] for name in tasks],
     }
 
@@ -52,6 +65,5 @@ def eval_series(rows: Sequence[Row], tasks: Sequence[str]) -> dict[str, Any]:
     """Return the evaluation curves of rows that hold `eval/loss`."""
     return {
         "step": [row["step"] for row in rows],
-        "total": [row.get("eval/loss") for row in rows],
         "tasks": [[row.get(task_key(name, "eval_loss")) for row in rows] for name in tasks],
     }

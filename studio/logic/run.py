@@ -282,7 +282,8 @@ def _warning(events: list[dict[str, Any]], step: int) -> str:
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:
     when = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
-    return {"time": when, "kind": str(event.get("kind", "")), "text": str(event.get("text", ""))}
+    told = {"kind": str(event.get("kind", "")), "text": str(event.get("text", ""))}
+    return {"time": when, "step": event.get("step"), **told}
 
 
 def _config(run: RunDir, recipe: Recipe) -> dict[str, str]:

@@ -41,6 +41,18 @@ def test_from_recipe_to_chat(page: Page, studio: Studio, recipe_text: str):
     run = start_from_yaml(page, studio, recipe_text)
     expect(page.locator("#run-state")).to_have_text("Finished", timeout=SLOW_MS)
     expect(page.locator(".st-plot canvas")).to_be_visible()
+    for choice in ("Relative", "Tokens", "Time", "Log"):
+        page.get_by_role("button", name=choice, exact=True).click()
+        expect(page.get_by_role("button", name=choice, exact=True)).to_have_attribute("aria-pressed", "true")
+        expect(page.locator(".st-plot canvas")).to_be_visible()
+    expect(page.locator(".mini canvas")).to_have_count(5)
+    for button, name in (
+        (page.get_by_role("button", name="PNG"), "loss.png"),
+        (page.get_by_role("link", name="CSV"), "metrics.csv"),
+    ):
+        with page.expect_download() as download:
+            button.click()
+        assert download.value.suggested_filename == name and download.value.path().stat().st_size > 1000
     page.get_by_role("tab", name="Balance").click()
     expect(page.locator("#run .balance-words")).not_to_be_empty()
     expect(page.locator("#run .stacked").first).to_be_visible()
@@ -50,6 +62,12 @@ def test_from_recipe_to_chat(page: Page, studio: Studio, recipe_text: str):
     expect(rows.nth(0)).to_contain_text("short")
     expect(rows.nth(0)).to_contain_text("%")
     assert effective_state(run) == "finished"
+
+    page.locator("#run-continue").click()
+    page.wait_for_url("**/new?continue=**")
+    expect(page.locator("#new-head")).to_contain_text(f"Goes on from run {run.id}, step-000006", timeout=20_000)
+    expect(page.locator("#new-yaml")).to_contain_text("continue_from", timeout=20_000)
+    page.goto(f"{studio.url}/run?id={run.id}")
 
     page.locator("#run-export").click()
     page.wait_for_url("**/export?run=**")

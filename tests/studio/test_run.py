@@ -64,7 +64,7 @@ def test_a_resumed_run_makes_viewers_start_over_and_the_later_row_wins(root):
     append_json(run.metrics_file, {**metrics_row(6), "train/loss": 1.0})
     again = watcher.look(run.id, cursor=first["cursor"], generation=first["generation"])
     assert again["reset"] and again["train"]["step"] == [1, 2, 3, 4, 5, 6]
-    assert again["train"]["total"][-1] == 1.0
+    assert again["train"]["run"]["total"][-1] == 1.0
 
 
 def test_text_from_logs_is_text(root):
