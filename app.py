@@ -52,12 +52,14 @@ def main() -> int:
 
     from engine.contract.errors import UserError
     from engine.contract.places import data_root
+    from engine.launch.queue import revive
 
     try:
         root = data_root().make()
     except UserError as error:
         parser.error(str(error))
     prepare_environment(root.temporary)
+    revive(root)
     port = choose_port(arguments.host, arguments.port)
     import uvicorn
 

@@ -22,7 +22,7 @@
   const chip = document.getElementById("studio-live");
   const machine = document.getElementById("studio-machine");
   function show(state) {
-    machine.textContent = state.machine;
+    machine.textContent = state.num_waiting ? `${state.machine} · ${state.num_waiting} waiting` : state.machine;
     machine.title = state.detail;
     chip.hidden = !state.live;
     if (!state.live) return;

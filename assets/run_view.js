@@ -35,12 +35,13 @@ function head(run) {
   const button = (action, text, extra = "") => (can[action] ? h(`button.button${extra}`, { type: "button", id: `run-${action}`, disabled: busy !== "", onclick: () => act(action) }, text) : null);
   const stop = can.stop ? h("button.button.danger", { type: "button", id: "run-stop", disabled: busy !== "", onclick: async () => { if (await ask({ title: "Stop this run?", body: "It ends after the current step and writes a checkpoint. You can resume it later.", go: "Stop and save" })) act("stop"); } }, "Stop and save") : null;
   const cancel = run.state === "stopping" ? h("button.button.danger", { type: "button", id: "run-cancel", onclick: async () => { if (await ask({ title: "End it now?", body: "The processes are ended at once. Steps since the last checkpoint are lost.", go: "End now", keep: "Wait" })) act("cancel"); } }, "End now") : null;
+  const leave = can.leave ? h("button.button.danger", { type: "button", id: "run-leave", disabled: busy !== "", onclick: () => act("cancel") }, "Leave the queue") : null;
   const link = (page, text, extra) => (can.use ? h(`a.button${extra}`, { href: `/${page}?run=${encodeURIComponent(run.id)}`, id: `run-${page}` }, text) : null);
   const over = run.state === "finished" || run.state === "stopped";
-  const alive = ["preparing", "running", "stopping"].includes(run.state);
+  const alive = ["preparing", "running", "stopping"].includes(run.state) || can.leave;
   slots.head.replaceChildren(h("div.run-head", {}, h("div.st-run", {}, h("div.title", {}, h("h1", {}, run.name), h(`span.pill${run.tone ? `.${run.tone}` : ""}${run.state === "running" ? ".live" : ""}`, { role: "status", id: "run-state" }, h("i"), failures > 2 ? "Reconnecting …" : run.word)),
     h("div.meta", {}, run.meta.map(([name, text]) => h("span", {}, `${name} `, h("b", {}, text))), alive ? h("span.calm", {}, "You can close this page: the run goes on.") : null)),
-    h("div.actions", {}, [button("save", "Checkpoint now"), button("resume", "Resume"), button("start", "Start"), over && can.use ? h("a.button", { href: `/new?continue=${encodeURIComponent(run.id)}`, id: "run-continue" }, "Train further") : null, link("export", "Merge", ""), link("chat", over ? "Chat with it" : "Chat", over ? ".primary" : ""), stop, cancel].filter(Boolean))));
+    h("div.actions", {}, [button("first", "Run next"), leave, button("save", "Checkpoint now"), button("resume", "Resume"), button("start", "Start"), over && can.use ? h("a.button", { href: `/new?continue=${encodeURIComponent(run.id)}`, id: "run-continue" }, "Train further") : null, link("export", "Merge", ""), link("chat", over ? "Chat with it" : "Chat", over ? ".primary" : ""), stop, cancel].filter(Boolean))));
 }
 
 function merge(run) {

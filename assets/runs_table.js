@@ -10,8 +10,8 @@ function confirmDelete(run) {
 
 function line(run) {
   const tasks = h("span.dots", { title: run.tasks.join(", ") }, run.tasks.map((_, index) => h("i.sw", { style: { background: color(index) } })));
-  const alive = ["preparing", "running", "stopping"].includes(run.state);
-  return h("tr", {}, h("td", {}, h(run.tone ? `span.pill.${run.tone}` : "span.pill", {}, h("i"), run.word)),
+  const alive = ["preparing", "running", "stopping"].includes(run.state) || run.waiting !== "";
+  return h("tr", {}, h("td", {}, h(run.tone ? `span.pill.${run.tone}` : "span.pill", {}, h("i"), run.word), run.waiting ? h("span.why", {}, run.waiting) : null),
     h("td.name", {}, h("a.link", { href: `/run?id=${encodeURIComponent(run.id)}` }, run.name), h("span.why", {}, run.id)),
     h("td", {}, run.model.split("/").pop(), h("span.why", {}, run.method)), h("td", {}, tasks),
     h("td.n", {}, run.total ? `${count(run.step)} / ${count(run.total)}` : "–"), h("td.n", {}, run.eval_loss === null ? "–" : run.eval_loss.toFixed(3)), h("td.n", {}, run.when),

@@ -24,6 +24,7 @@ COMMANDS = {
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),
     "fetch-data": ("engine.data.fetch_data_command", "bring a data set from a hub to this machine"),
     "doctor": ("engine.doctor", "say what this machine can do, and why not"),
+    "queue": ("engine.launch.queue_command", "who waits for which device; change the order"),
     "runs": ("engine.launch.runs_command", "list runs, or stop one"),
 }
 

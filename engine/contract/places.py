@@ -1,6 +1,6 @@
 """Where things lie on disk: one data root, chosen once.
 
-$MFT_STUDIO_HOME or ~/.mft-studio   ->  runs/ datasets/ models/ cache/ tmp/
+$MFT_STUDIO_HOME or ~/.mft-studio   ->  runs/ datasets/ models/ cache/ waiting/ locks/ tmp/
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ class DataRoot:
     def facts(self) -> Path:
         """Measured facts of tasks, for the studio's preview."""
         return self.cache / "facts"
+
+    @property
+    def waiting(self) -> Path:
+        """Tickets of the runs that wait for devices."""
+        return self.path / "waiting"
 
     @property
     def temporary(self) -> Path:

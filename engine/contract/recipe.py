@@ -297,6 +297,22 @@ class LaunchSection(Section):
     """`auto` = the GPUs if there are any, else the CPU."""
     num_processes: Count = Field(1, ge=1, le=1024)
     """Processes, one per GPU. On the CPU more than one is for tests only."""
+    gpus: str = Field("", max_length=200, pattern=r"^(\d+( *, *\d+)*)?$")
+    """Which GPUs, as `0,2`; the run waits until they are free. Empty = the first `num_processes` that are."""
+
+    @model_validator(mode="after")
+    def _one_process_per_gpu(self) -> LaunchSection:
+        chosen = self.gpu_indices()
+        if len(set(chosen)) < len(chosen):
+            raise MisplacedValue(f"gpus names a GPU twice: {self.gpus}", "gpus")
+        if chosen and len(chosen) != self.num_processes:
+            problem = f"gpus names {len(chosen)} GPU(s), num_processes is {self.num_processes}: make them equal"
+            raise MisplacedValue(problem, "gpus")
+        return self
+
+    def gpu_indices(self) -> tuple[int, ...]:
+        """Return `gpus` as numbers."""
+        return tuple(int(part) for part in self.gpus.split(",") if part.strip())
 
 
 class Recipe(Section):

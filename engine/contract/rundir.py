@@ -128,6 +128,10 @@ class Attempt:
     started_at: float = 0.0
     resume_from: str = ""
     """Name of the checkpoint it continues; empty = from the start."""
+    waiting: str = ""
+    """Why it waits for devices, in words; empty once it has them."""
+    devices: tuple[str, ...] = ()
+    """What it computes on, as people call it: `GPU 0`."""
     ended_at: float = 0.0
     """0 while it runs."""
     end: str = ""
@@ -143,7 +147,8 @@ class Attempt:
             return None
         known = {f.name for f in fields(cls)}
         kept = {key: item for key, item in value.items() if key in known}
-        kept["command"] = tuple(kept.get("command") or ())
+        for name in ("command", "devices"):
+            kept[name] = tuple(kept.get(name) or ())
         return cls(**{"supervisor": {}, **kept})
 
 
@@ -313,7 +318,7 @@ def claim_attempt(run: RunDir, attempt: Attempt) -> Path:
     return path
 
 
-def request(run: RunDir, what: Literal["stop", "save", "cancel"]) -> None:
+def request(run: RunDir, what: Literal["stop", "save", "cancel", "first"]) -> None:
     """Ask the running attempt for something; asking twice is asking once more, with a new id."""
     attempt = run.last_attempt()
     previous = read_json(run.control_file) or {}
@@ -329,6 +334,9 @@ def effective_state(run: RunDir) -> State:
     attempt = run.last_attempt()
     if attempt is None:
         return "queued"
+    if attempt.waiting and not attempt.ended_at:
+        supervisor = ProcessId.read(attempt.supervisor)
+        return "queued" if supervisor and supervisor.alive() else "lost"
     status = run.status()
     said: State = status.state if status.attempt == attempt.number else "preparing"
     if attempt.ended_at:
@@ -341,6 +349,11 @@ def effective_state(run: RunDir) -> State:
         asked = control.get("attempt") == attempt.number and control.get("request") in ("stop", "cancel")
         return "stopping" if asked else said
     return "lost"
+
+
+def is_waiting(run: RunDir) -> bool:
+    """Whether the run was started and waits for its devices."""
+    return run.last_attempt() is not None and effective_state(run) == "queued"
 
 
 def _end_state(end: str) -> State:

@@ -30,6 +30,12 @@ def resolve_device(recipe: Recipe, machine: Machine | None = None) -> str:
     wanted, gpus = recipe.launch.device, len(machine.gpus)
     if wanted == "cpu" or (wanted == "auto" and not gpus):
         return "cpu"
+    if absent := [index for index in recipe.launch.gpu_indices() if index >= gpus]:
+        known = (
+            f"this machine has {', '.join(f'GPU {gpu.index}' for gpu in machine.gpus)}" if gpus else machine.gpu_note
+        )
+        fix = "choose from those that are there, or leave it empty."
+        raise UserError(f"There is no GPU {absent[0]}: {known}.", fix=fix, field="launch.gpus")
     if recipe.launch.num_processes > gpus:
         reason = machine.gpu_note or f"This machine has {gpus} visible."
         raise UserError(

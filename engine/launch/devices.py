@@ -9,11 +9,23 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
 CACHE_S = 1.0
 """Many viewers ask at once; the hardware is asked once a second at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuProcess:
+    """A program that holds memory of a GPU."""
+
+    pid: int
+    name: str
+    """Name of the program, a few letters."""
+    user: str
+    used_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +44,8 @@ class Gpu:
     power_w: int | None
     bf16: bool
     """Whether it computes bfloat16 natively (compute capability 8.0 and up)."""
+    processes: tuple[GpuProcess, ...] = ()
+    """Programs that compute on it, ours and others', as far as the driver tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +114,32 @@ def _read_gpus() -> tuple[tuple[Gpu, ...], str]:
         return (), f"No NVIDIA driver answers ({error})."
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        chosen = _visible_handles(handles, visible)
+        chosen = _visible_handles([part for handle in handles for part in _slices(handle)], visible)
         found = tuple(_read_gpu(index, handle) for index, handle in enumerate(chosen))
         return found, "" if found else "The NVIDIA driver reports no GPU."
     except pynvml.NVMLError as error:
         return (), f"The NVIDIA driver does not answer ({error})."
     finally:
         pynvml.nvmlShutdown()
+
+
+def _slices(handle: object) -> list[Any]:
+    """Return the MIG slices of a GPU if it is cut, else the GPU itself."""
+    import pynvml
+
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+        if current != pynvml.NVML_DEVICE_MIG_ENABLE:
+            return [handle]
+        slices = []
+        for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            try:
+                slices.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+            except pynvml.NVMLError_NotFound:
+                continue
+        return slices or [handle]
+    except pynvml.NVMLError:  # a GPU that cannot be cut says so by an error
+        return [handle]
 
 
 def _visible_handles(handles: list, visible: str | None) -> list:
@@ -150,4 +183,16 @@ def _read_gpu(index: int, handle: object) -> Gpu:
         temperature_c=ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
         power_w=None if power is None else round(power / 1000),
         bf16=bool(capability and capability[0] >= 8),
+        processes=tuple(_describe(one) for one in ask(pynvml.nvmlDeviceGetComputeRunningProcesses) or ()),
     )
+
+
+def _describe(process: Any) -> GpuProcess:
+    """Say whose a process is; in a container its pid may be unknown here."""
+    name, user = "a program", "unknown user"
+    try:
+        known = psutil.Process(int(process.pid))
+        name, user = known.name()[:40], known.username()[:40]
+    except (psutil.Error, ValueError):
+        pass
+    return GpuProcess(pid=int(process.pid), name=name, user=user, used_bytes=int(process.usedGpuMemory or 0))

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -23,8 +23,17 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def start_detached(argv: Sequence[str], log_file: Path) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, its output appended to a file that nobody has to drain."""
+def start_detached(
+    argv: Sequence[str], log_file: Path, *, environment: Mapping[str, str] | None = None, keep: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, its output appended to a file that nobody has to drain.
+
+    Args:
+        argv: Program and arguments; no shell is involved.
+        log_file: Where its output goes.
+        environment: Variables on top of `child_environment`.
+        keep: Open files that it inherits.
+    """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with open(log_file, "ab", buffering=0) as log:
         return subprocess.Popen(
@@ -35,7 +44,8 @@ def start_detached(argv: Sequence[str], log_file: Path) -> subprocess.Popen[byte
             start_new_session=True,
             close_fds=True,
             cwd=PROJECT,
-            env=child_environment(),
+            env={**child_environment(), **(environment or {})},
+            pass_fds=tuple(keep),
         )
 
 

@@ -1,6 +1,6 @@
 """One small detached process per attempt: start accelerate, watch it, say how it ended.
 
-    start_run (studio or CLI) -> this module as a process, own session -> accelerate launch -> ranks
+    start_run (studio or CLI) -> this module, own session -> waits for its devices -> accelerate launch -> ranks
                                    |  claims attempts/NNN.json (O_EXCL), ends it: finished | stopped | failed + cause
 
 The end is read from files (status.json, errors/), not from return codes, which do not tell the truth.  Nothing here
@@ -21,33 +21,39 @@ from pathlib import Path
 
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json, tail_text
-from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state
+from engine.contract.places import DataRoot, data_root
+from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
 from engine.launch.command import resolve_device, train_command, write_accelerate_config
+from engine.launch.locks import CPU, Device
 from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
+from engine.launch.queue import Ticket, first_order, ticket_for, try_turn, write_ticket
 
 POLL_S = 0.5
+TURN_POLL_S = 1.0
 CLAIM_TIMEOUT_S = 30.0
 STOP_GRACE_S = 120.0
 """How long ranks may take to save after SIGTERM before they are killed."""
 
 
-def start_run(run: RunDir, *, resume_from: str = "") -> None:
-    """Start or resume a run in the background and return once it is claimed.
+def start_run(run: RunDir, *, resume_from: str = "", order: float | None = None) -> None:
+    """Start or resume a run in the background and return once it is claimed; it may have to wait for devices then.
 
     Args:
         run: An existing run directory.
         resume_from: Name of one of its checkpoints (`step-000200`); empty = from the start.
+        order: Its place in the queue; None = the last.
 
     Raises:
         UserError: If it is running already, or cannot be started here.
     """
-    if effective_state(run) in ("preparing", "running", "stopping"):
-        raise UserError(f"Run {run.id} is running already.", fix="open its page.")
+    previous = run.last_attempt()
+    if effective_state(run) in ("preparing", "running", "stopping") or (previous and is_waiting(run)):
+        raise UserError(f"Run {run.id} is running already, or waits for its turn.", fix="open its page.")
     recipe = run.recipe()
     resolve_device(recipe)  # say what is missing before anything starts
-    previous = run.last_attempt()
     number = previous.number + 1 if previous else 1
     argv = [sys.executable, "-m", "engine.launch.supervisor", str(run.path), "--number", str(number)]
+    argv += ["--order", repr(time.time() if order is None else order)]
     process = start_detached([*argv, "--resume-from", resume_from] if resume_from else argv, run.log_file)
     deadline = time.monotonic() + CLAIM_TIMEOUT_S
     while time.monotonic() < deadline:
@@ -60,7 +66,7 @@ def start_run(run: RunDir, *, resume_from: str = "") -> None:
     raise UserError(f"Run {run.id} could not be started.", fix=f"read {run.log_file}.")
 
 
-def supervise(run: RunDir, *, number: int, resume_from: str = "") -> int:
+def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float = 0.0) -> int:
     """Run one attempt to its end; return 0 if it finished or was stopped, 1 if it failed."""
     recipe = run.recipe()
     me = asdict(ProcessId.of(os.getpid()))
@@ -72,19 +78,62 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "") -> int:
         host=socket.gethostname(),
         started_at=time.time(),
         resume_from=resume_from,
+        waiting="Looking for free devices.",
     )
     path = claim_attempt(run, attempt)
     for old in run.errors.glob("rank-*.json"):
         old.unlink()
+    try:
+        root = data_root()
+        ticket = ticket_for(recipe, run=run.id, path=run.path, order=order, resume_from=resume_from)
+        held = _await_turn(run, ticket, attempt, path, root)
+    except UserError as error:
+        why = {"problem": error.problem, "fix": error.fix}
+        replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="failed", **why)))
+        return 1
+    if held is None:
+        replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="stopped")))
+        return 0
+    attempt = replace(attempt, waiting="", devices=tuple(device.label for device in held), started_at=time.time())
+    replace_json(path, asdict(attempt))
     write_accelerate_config(run, recipe)
     adopt_orphans()
-    launcher = start_detached(command, run.log_file)
+    gpus = [device.key for device in held if device.key != CPU]
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    # the launcher inherits the locks: they are free when both it and this process are gone
+    launcher = start_detached(command, run.log_file, environment=visible, keep=list(held.values()))
     _wait(run, launcher, number)
     end, problem = _classify(run, number, launcher.returncode)
     replace_json(
         path, asdict(replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix))
     )
     return 1 if end == "failed" else 0
+
+
+def _await_turn(run: RunDir, ticket: Ticket, attempt: Attempt, path: Path, root: DataRoot) -> dict[Device, int] | None:
+    """Wait until the devices are this run's; return them with their locks, None if it is not to start any more."""
+    asked_to_end: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
+    ticket_file, handled, reason = root.waiting / f"{run.id}.json", 0, ""
+    try:
+        while True:
+            held, why = try_turn(ticket, root)
+            if held:
+                return held
+            control = read_json(run.control_file) or {}
+            mine = control.get("attempt") == attempt.number and control.get("id", 0) > handled
+            if asked_to_end or (mine and control.get("request") in ("cancel", "stop")):
+                return None
+            if mine and control.get("request") == "first":
+                handled, ticket = control["id"], replace(ticket, order=first_order(root))
+                reason = ""
+            if why != reason:
+                reason, ticket = why, replace(ticket, reason=why)
+                write_ticket(ticket, root)
+                replace_json(path, asdict(replace(attempt, waiting=why)))
+            time.sleep(TURN_POLL_S)
+    finally:
+        ticket_file.unlink(missing_ok=True)
 
 
 def _wait(run: RunDir, launcher: subprocess.Popen[bytes], number: int) -> None:
@@ -138,9 +187,11 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--resume-from", default="")
+    parser.add_argument("--order", type=float, default=0.0)
     arguments = parser.parse_args()
+    run, resume_from = RunDir(arguments.run), arguments.resume_from
     try:
-        return supervise(RunDir(arguments.run), number=arguments.number, resume_from=arguments.resume_from)
+        return supervise(run, number=arguments.number, resume_from=resume_from, order=arguments.order)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -75,8 +75,10 @@ def watch(run_dir: RunDir) -> int:
             if bar is None and status.total_steps:
                 bar = tqdm(total=status.total_steps, initial=status.started_step, unit="step", file=sys.stdout)
             say = bar.write if bar else print
-            if bar is None and status.phase != phase:
-                phase = status.phase
+            attempt = run_dir.last_attempt()
+            doing = f"waits: {attempt.waiting}" if attempt and state == "queued" else status.phase
+            if bar is None and doing != phase:
+                phase = doing
                 print(f"  {phase}", flush=True)
             events, events_offset = run_dir.events(events_offset)
             for event in events:

@@ -11,7 +11,8 @@ from engine.contract.estimate import fit
 from engine.contract.places import DataRoot, free_bytes
 from engine.contract.recipe_io import load_recipe
 from engine.contract.rundir import effective_state, list_runs
-from engine.launch.devices import Machine, inventory
+from engine.launch.devices import Gpu, Machine, inventory
+from engine.launch.queue import waiting
 from studio.logic import runs
 from studio.logic.model_choice import look_up
 
@@ -45,6 +46,8 @@ class Header:
     detail: str
     live: dict[str, Any] | None
     """The newest living run: id, name, percent, state."""
+    num_waiting: int = 0
+    """Runs that wait for devices."""
 
 
 def look(root: DataRoot, project: Path) -> dict[str, Any]:
@@ -80,9 +83,20 @@ def header(root: DataRoot) -> Header:
         words = " · ".join(
             f"GPU {g.index} {g.used_bytes / GIB:.0f}/{g.total_bytes / GIB:.0f} GiB" for g in machine.gpus
         )
-        return Header(words, ", ".join(gpu.name for gpu in machine.gpus), live)
+        return Header(words, "\n".join(map(_about, machine.gpus)), live, len(waiting(root)))
     used = f"{machine.ram_used / GIB:.0f}/{machine.ram_total / GIB:.0f} GiB"
-    return Header(f"CPU {machine.cpu_percent:.0f} % · {used}", f"{machine.cpu_count} cores. {machine.gpu_note}", live)
+    words = f"CPU {machine.cpu_percent:.0f} % · {used}"
+    return Header(words, f"{machine.cpu_count} cores. {machine.gpu_note}", live, len(waiting(root)))
+
+
+def _about(gpu: Gpu) -> str:
+    """Return what the strip tells of a GPU when it is pointed at."""
+    facts = [gpu.name]
+    facts += [f"{gpu.utilization} % busy"] if gpu.utilization is not None else []
+    facts += [f"{gpu.temperature_c} °C"] if gpu.temperature_c is not None else []
+    facts += [f"{gpu.power_w} W"] if gpu.power_w is not None else []
+    facts += [f"{one.name} of {one.user}: {one.used_bytes / GIB:.1f} GiB" for one in gpu.processes]
+    return f"GPU {gpu.index}: {', '.join(facts)}"
 
 
 def _card(path: Path, root: DataRoot, machine: Machine) -> PresetCard:

@@ -32,6 +32,7 @@ from engine.contract.rundir import create_run, open_run
 from engine.launch import supervisor
 from engine.launch.command import cli_equivalent, display_command
 from engine.launch.devices import Machine, inventory
+from engine.launch.queue import outlook
 from studio.logic import datasets, form_fields
 from studio.logic import mix as mix_view
 from studio.logic.model_choice import ModelInfo, look_up
@@ -133,6 +134,8 @@ class NewRunView:
     mix: Mapping[str, Any] = field(default_factory=dict)
     """What the run does with its tasks, see `studio.logic.mix`."""
     is_measuring: bool = False
+    waits: str = ""
+    """Why the run would wait for its devices; empty if it can start at once."""
     recipe: Recipe | None = field(default=None, repr=False)
 
     @property
@@ -214,6 +217,7 @@ def look(draft: Draft, root: DataRoot, project: Path, *, machine: Machine | None
     if disk > (free := free_bytes(root.path)):
         text = f"The run needs {estimate.gigabytes(disk)} of disk, {estimate.gigabytes(free)} are free."
         blocking.append(Problem(problem=text, fix="free some space.", field="record.save_total_limit"))
+    waits = _waits(recipe, root) if not blocking else ""
     draft_only = not chosen or not has_model
     state: FitState = "unknown" if fits.memory is None else "no" if not fits.ok else "tight" if fits.tight else "fits"
     return NewRunView(
@@ -222,7 +226,8 @@ def look(draft: Draft, root: DataRoot, project: Path, *, machine: Machine | None
         fit_state=state,
         fit_text=fits.sentence if has_model else "",
         fit_parts=tuple((name, estimate.gigabytes(size)) for name, size in fits.memory.parts) if fits.memory else (),
-        facts=_facts(recipe, plan if mix.steps is None else replace(plan, steps=mix.steps), fits, disk, machine),
+        facts=_facts(recipe, plan if mix.steps is None else replace(plan, steps=mix.steps), fits, disk, machine, waits),
+        waits=waits,
         mix=mix.value,
         is_measuring=mix.is_measuring,
         command=display_command(cli_equivalent("recipe.yaml", "runs/" + slug(recipe.display_name, fallback="run"))),
@@ -262,6 +267,13 @@ def request_start(draft: Draft, root: DataRoot, project: Path, *, token: str, ma
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run.id
+
+
+def _waits(recipe: Recipe, root: DataRoot) -> str:
+    try:
+        return outlook(recipe, root)
+    except UserError:
+        return ""  # devices that are not there: the fit has said so
 
 
 def _validate(draft: Draft) -> tuple[Recipe | None, tuple[Problem, ...]]:
@@ -317,7 +329,7 @@ def _unfinished_yaml(draft: Draft) -> str:
 
 
 def _facts(
-    recipe: Recipe, plan: estimate.Plan, fits: estimate.Fit, disk: int, machine: Machine
+    recipe: Recipe, plan: estimate.Plan, fits: estimate.Fit, disk: int, machine: Machine, waits: str
 ) -> tuple[tuple[str, str], ...]:
     optim = recipe.optim
     batch = f"{plan.effective_batch} examples"
@@ -330,6 +342,8 @@ def _facts(
     processor = f"CPU, {machine.cpu_count} cores" if recipe.launch.device != "cuda" else "a GPU, which is not here"
     where = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in gpus) or processor
     facts = [("Effective batch", batch), ("Optimizer steps", steps)]
+    if waits:
+        facts.append(("Waits", waits))
     if plan.seconds and fits.ok:
         facts.append(("Time, roughly", estimate.duration_text(plan.seconds)))
     if disk:

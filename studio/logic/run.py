@@ -20,7 +20,7 @@ from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
-from engine.contract.rundir import TERMINAL, RunDir, effective_state, open_run, request
+from engine.contract.rundir import TERMINAL, Attempt, RunDir, effective_state, is_waiting, open_run, request
 from engine.launch.command import cli_equivalent, display_command
 from engine.launch.supervisor import start_run
 from studio.charts import eval_series, thin, train_series
@@ -128,6 +128,9 @@ def request_action(root: DataRoot, run_id: str, action: str) -> str:
     """
     run = open_run(root.runs, run_id)
     state = effective_state(run)
+    if action in ("first", "cancel") and is_waiting(run):
+        request(run, action)  # type: ignore[arg-type]
+        return "It is the next in the queue." if action == "first" else "It leaves the queue."
     if action in ("stop", "save", "cancel"):
         if state not in ("preparing", "running", "stopping"):
             raise UserError("The run is not running.", fix="reload the page.")
@@ -168,8 +171,8 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "state": state,
         "tone": tone,
         "word": word,
-        "phase": status.phase if state in ("preparing", "running", "stopping") else "",
-        "meta": _meta(recipe, attempt.started_at if attempt else 0.0),
+        "phase": _phase(status.phase, state, attempt),
+        "meta": _meta(recipe, attempt),
         "step": status.step,
         "total": status.total_steps,
         "elapsed_s": elapsed,
@@ -181,7 +184,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "warning": _warning(snapshot.events, status.step) if state == "running" else "",
         "problem": problem[0],
         "fix": problem[1],
-        "actions": _actions(state, checkpoints),
+        "actions": _actions(state, checkpoints, waits=state == "queued" and attempt is not None),
         "generation": snapshot.generation,
         "cursor": len(snapshot.order),
         "reset": reset,
@@ -194,22 +197,32 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
     }
 
 
-def _actions(state: str, checkpoints: list[int]) -> dict[str, bool]:
+def _phase(phase: str, state: str, attempt: Attempt | None) -> str:
+    if state == "queued" and attempt is not None:
+        return f"Waits: {attempt.waiting}"
+    return phase if state in ("preparing", "running", "stopping") else ""
+
+
+def _actions(state: str, checkpoints: list[int], *, waits: bool) -> dict[str, bool]:
     over = state in TERMINAL
     return {
+        "first": waits,
+        "leave": waits,
         "stop": state in ("preparing", "running"),
         "save": state == "running",
         "resume": over and state != "finished" and bool(checkpoints),
-        "start": state == "queued" or (over and state != "finished" and not checkpoints),
+        "start": (state == "queued" and not waits) or (over and state != "finished" and not checkpoints),
         "use": bool(checkpoints),
     }
 
 
-def _meta(recipe: Recipe, started_at: float) -> list[tuple[str, str]]:
+def _meta(recipe: Recipe, attempt: Attempt | None) -> list[tuple[str, str]]:
+    started_at = attempt.started_at if attempt else 0.0
     method = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}[recipe.method]
     rank = f" r={recipe.lora.r}" if recipe.method != "full" else ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started_at)) if started_at else "not yet"
-    return [("Model", recipe.model_name_or_path), ("Method", method + rank), ("Started", when)]
+    found = [("Model", recipe.model_name_or_path), ("Method", method + rank), ("Started", when)]
+    return [*found, ("On", ", ".join(attempt.devices))] if attempt and attempt.devices else found
 
 
 def _times(status: Any, state: str, ended_at: float) -> tuple[float, float | None]:

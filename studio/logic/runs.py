@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.contract.errors import UserError
 from engine.contract.places import DataRoot
-from engine.contract.rundir import RunDir, effective_state, list_runs, open_run
+from engine.contract.rundir import RunDir, effective_state, is_waiting, list_runs, open_run
 from studio.logic.run import STATE_WORDS
 
 
@@ -29,6 +29,8 @@ class RunLine:
     eval_loss: float | None
     """Newest evaluation loss, nats per token."""
     when: str
+    waiting: str = ""
+    """Why it waits for devices; empty if it does not."""
 
 
 def look(root: DataRoot, *, limit: int = 200) -> list[RunLine]:
@@ -49,8 +51,8 @@ def request_delete(root: DataRoot, run_id: str) -> str:
         UserError: If there is no such run, or it is still alive.
     """
     run = open_run(root.runs, run_id)
-    if effective_state(run) in ("preparing", "running", "stopping"):
-        raise UserError("The run is still running.", fix="stop it first.")
+    if effective_state(run) in ("preparing", "running", "stopping") or is_waiting(run):
+        raise UserError("The run is still running, or waits for its turn.", fix="stop it first.")
     trash = root.path / "trash"
     trash.mkdir(mode=0o700, exist_ok=True)
     os.rename(run.path, trash / f"{run.id}-{int(time.time())}")
@@ -75,5 +77,6 @@ def _line(run: RunDir) -> RunLine:
         step=status.step,
         total=status.total_steps,
         eval_loss=evaluations[-1] if evaluations else None,
+        waiting=attempt.waiting if attempt and state == "queued" else "",
         when=time.strftime("%Y-%m-%d %H:%M", time.localtime(when)),
     )

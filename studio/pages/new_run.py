@@ -288,7 +288,7 @@ class _Page:
             },
             self.yaml: view.yaml,
             self.command: view.command,
-            self.start: gr.Button("Start", interactive=view.can_start),
+            self.start: gr.Button("Add to queue" if view.waits else "Start", interactive=view.can_start),
             self.advanced: gr.Accordion(label=changed),
             self.form.by_path["lora.r"]: gr.Number(visible=draft.values.get("method") != "full"),
             self.tasks: _editor(draft),

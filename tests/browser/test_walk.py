@@ -23,16 +23,17 @@ def recipe_text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return dump_recipe(recipe, all_fields=False)
 
 
-def start_from_yaml(page: Page, studio: Studio, text: str) -> RunDir:
+def start_from_yaml(page: Page, studio: Studio, text: str, start: str = "") -> RunDir:
     """Paste a recipe on the New run page, press Start and return the run of the page that opens."""
     page.goto(f"{studio.url}/new")
     page.get_by_role("tab", name="Paste").click()
     box = page.locator("#new-pasted textarea, #new-pasted .cm-content").first
     box.fill(text)
     page.locator("#new-load").click()
-    start = page.get_by_role("button", name="Start", exact=True)
-    expect(start).to_be_enabled(timeout=30_000)
-    start.click()
+    button = page.locator("#new-start")
+    expect(button).to_be_enabled(timeout=30_000)
+    expect(button).to_contain_text(start)
+    button.click()
     page.wait_for_url("**/run?id=**", timeout=30_000)
     return RunDir(studio.home / "runs" / page.url.split("id=")[1].split("&")[0])
 
@@ -109,11 +110,24 @@ def test_reload_close_and_a_killed_studio_change_nothing(page: Page, studio: Stu
     studio.start()
     page.goto(f"{studio.url}/run?id={run.id}")
     expect(page.locator("#run-state")).to_have_text("Running", timeout=20_000)
+    a_second_run_waits_and_leaves(page, studio, recipe_text)
+    page.goto(f"{studio.url}/run?id={run.id}")
     page.locator("#run-stop").click()
     page.get_by_role("button", name="Stop and save").last.click()
     expect(page.locator("#run-state")).to_have_text("Stopped", timeout=SLOW_MS)
     assert effective_state(run) == "stopped" and run.checkpoint_dirs()
     expect(page.locator("#run-resume")).to_be_visible()
+
+
+def a_second_run_waits_and_leaves(page: Page, studio: Studio, recipe_text: str) -> None:
+    """The one CPU is taken: Start becomes Add to queue, and the page says who is before it."""
+    second = start_from_yaml(page, studio, recipe_text, start="Add to queue")
+    expect(page.locator("#run-state")).to_have_text("Waiting", timeout=20_000)
+    expect(page.locator(".st-prog .phase")).to_contain_text("the CPU is used by run", timeout=20_000)
+    expect(page.locator("#studio-machine")).to_contain_text("1 waiting", timeout=20_000)
+    page.locator("#run-leave").click()
+    expect(page.locator("#run-state")).to_have_text("Stopped", timeout=20_000)
+    assert effective_state(second) == "stopped"
 
 
 def test_a_failed_run_says_why_and_what_to_do(page: Page, studio: Studio, recipe_text: str):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from engine.contract.errors import UserError
 from engine.contract.files import append_json, read_json
 from engine.contract.places import DataRoot
-from engine.contract.rundir import effective_state
+from engine.contract.rundir import Attempt, ProcessId, claim_attempt, effective_state
 from studio.logic import runs
 from studio.logic.run import RunWatcher, request_action
 from tests.fake_runs import STATES, fake_run, metrics_row
@@ -115,3 +117,18 @@ def test_the_list_of_runs_and_the_trash(root):
     assert len(list((root.path / "trash").iterdir())) == 1
     with pytest.raises(UserError, match="still running"):
         runs.request_delete(root, lines["running"].id)
+
+
+def test_a_run_that_waits_says_why_and_can_be_moved_or_taken_out(root):
+    run = fake_run(root.runs, "queued")
+    me = asdict(ProcessId.of(os.getpid()))
+    claim_attempt(run, Attempt(number=1, supervisor=me, started_at=1.0, waiting="GPU 0 is used by run x."))
+    view = RunWatcher(root).look(run.id)
+    assert (view["state"], view["phase"]) == ("queued", "Waits: GPU 0 is used by run x.")
+    assert {name for name, possible in view["actions"].items() if possible} == {"first", "leave"}
+    assert runs.look(root)[0].waiting == "GPU 0 is used by run x."
+    with pytest.raises(UserError, match="waits for its turn"):
+        runs.request_delete(root, run.id)
+    for action in ("first", "cancel"):
+        request_action(root, run.id, action)
+        assert read_json(run.control_file)["request"] == action
