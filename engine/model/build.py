@@ -12,7 +12,9 @@ from torch import nn
 
 from engine.contract.errors import UserError
 from engine.contract.recipe import Recipe
+from engine.model.attention import attend_by_document
 from engine.model.load import Tell, add_adapter, load_model
+from engine.model.low_rank import join_low_rank_layers
 
 ADAPTER_FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora")
 """What two adapters must share for the weights of one to fit the other; the layers are checked one by one."""
@@ -44,10 +46,14 @@ def build_model(folder: Path, recipe: Recipe, *, device: str, tell: Tell, resume
     model: Any = load_model(
         start if full and start else folder, recipe.model, method=recipe.method, device=device, tell=tell
     )
+    if device == "cpu":  # GPUs have kernels of their own for both
+        attend_by_document(model, tell)
     if not full:
         model = add_adapter(model, recipe.lora, tell)
         if start is not None:
             _load_adapter(model, start)
+        if device == "cpu":
+            join_low_rank_layers(model, tell)
     if recipe.model.torch_compile:
         compile_layers(model, tell)
     if start is not None:
