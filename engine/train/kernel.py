@@ -32,17 +32,23 @@ class _WeightedTokenLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=coefficients.dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=coefficients.dtype) if bias is not None and wants_bias else None
+        wants_any = wants_hidden or wants_weight or wants_bias
+        # every chunk is computed in the same place: a new one would be held beside the one before
+        products = matrix.new_empty(min(rows, len(targets)), len(matrix))
+        exact = products if compute == nll.dtype else torch.empty_like(products, dtype=nll.dtype)
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
             h = hidden[part].to(compute)
-            nll[part], dz = _chunk(
-                h, matrix, bias, targets[part], coefficients[part], cap, wants_hidden or wants_weight
-            )
-            if dz is None:
+            product, z = products[: len(h)], exact[: len(h)]
+            torch.mm(h, matrix.T, out=product)
+            if z.dtype != product.dtype:
+                z.copy_(product)
+            nll[part] = _nll_and_gradient(z, bias, targets[part], coefficients[part], cap, wants_any)
+            if not wants_any:
                 continue
             if grad_bias is not None:
-                grad_bias += dz.sum(dim=0)
-            dz = dz.to(compute)
+                grad_bias += z.sum(dim=0)
+            dz = z if z.dtype == product.dtype else product.copy_(z)
             if grad_hidden is not None:
                 grad_hidden[part] = dz @ matrix
             if grad_weight is not None and grad_weight.dtype == h.dtype:
@@ -56,10 +62,13 @@ class _WeightedTokenLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (
-            None if grad is None else (grad * grads[0]).to(dtype)
+        if ctx.grads is None:
+            raise RuntimeError("the loss kernel keeps its gradient for one backward pass only")
+        scaled = (  # in place: the head's gradient is as large as the head
+            None if grad is None else grad.mul_(grads[0]).to(dtype)
             for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
         )
+        ctx.grads = None
         return (*scaled, None, None, None, None)
 
 
@@ -93,28 +102,28 @@ def weighted_token_loss(
     return result
 
 
-def _chunk(
-    h: Tensor, matrix: Tensor, bias: Tensor | None, targets: Tensor, coefficients: Tensor, cap: float, with_grad: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Return the nll of a chunk of rows and, if wanted, the gradient of its logits, float32, shape (rows, V)."""
-    z = (h @ matrix.T).to(coefficients.dtype)
+def _nll_and_gradient(
+    z: Tensor, bias: Tensor | None, targets: Tensor, coefficients: Tensor, cap: float, with_grad: bool
+) -> Tensor:
+    """Return the nll of a chunk of rows; their logits z, shape (rows, V), become the loss's gradient, if wanted."""
     if bias is not None:
         z += bias.to(z.dtype)
     slope = None
     if cap:
-        z = torch.tanh(z / cap)
+        z.div_(cap).tanh_()
         slope = 1 - z * z if with_grad else None
-        z = z * cap
+        z.mul_(cap)
     chosen = z.gather(1, targets[:, None]).squeeze(1)
     top = z.amax(dim=1, keepdim=True)
     z.sub_(top).exp_()
     total = z.sum(dim=1, keepdim=True)
     nll = total.log().squeeze(1) + top.squeeze(1) - chosen
-    if not with_grad:
-        return nll, None
-    z.mul_(coefficients[:, None] / total)
-    z.scatter_add_(1, targets[:, None], -coefficients[:, None])
-    return nll, z if slope is None else z.mul_(slope)
+    if with_grad:
+        z.mul_(coefficients[:, None] / total)
+        z.scatter_add_(1, targets[:, None], -coefficients[:, None])
+        if slope is not None:
+            z.mul_(slope)
+    return nll
 
 
 def _compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
