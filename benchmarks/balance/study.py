@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -84,9 +85,13 @@ def losses(run: RunDir, names: list[str]) -> list[dict[str, float]]:
 
 
 def finished(recipe: Recipe, folder: Path) -> RunDir:
-    """Return the finished run of a recipe, training it by the project's own command if it is not there."""
+    """Return the finished run of a recipe, training it by the project's own command if it is not there.
+
+    A run of these minutes that was interrupted is begun anew.
+    """
     run = RunDir(folder.resolve())
     if run.status().state != "finished":
+        shutil.rmtree(run.path, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         path = folder.with_suffix(".yaml")
         path.write_text(dump_recipe(recipe))
