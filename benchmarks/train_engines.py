@@ -115,7 +115,7 @@ def recipe_of(arguments: argparse.Namespace, packing: str = "bfd") -> Any:
 
 
 def write_examples(arguments: argparse.Namespace, path: Path) -> int:
-    """Write the examples of the recipe, as our own preparation encodes them, in one shuffled order; returns how many."""
+    """Write the recipe's examples, as our own preparation encodes them, in one shuffled order; return how many."""
     import random
 
     from engine.data.prepare import prepare
