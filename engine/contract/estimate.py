@@ -1,6 +1,6 @@
 """Say before a run what it will take: parameters, memory, steps, time, disk.
 
-    config.json values + Recipe -> ParameterCount -> MemoryEstimate -> Fit on this machine
+    config.json values + Recipe -> ParameterCount -> MemoryEstimate        whether it fits: engine.contract.fit
     task sizes + Recipe         -> Plan (optimizer steps, seconds)
 
 Arithmetic only: no model is loaded, no torch.  Every answer is a range: activations depend on the real example lengths
@@ -20,7 +20,6 @@ from engine.contract.errors import UserError
 from engine.contract.model_facts import (
     config_size,
     count_parameters,
-    num_parameters,
     num_trainable,
 )
 from engine.contract.recipe import Recipe
@@ -28,8 +27,6 @@ from engine.contract.recipe import Recipe
 GIB = 2**30
 NF4_BYTES = 0.516
 """Bytes per weight in 4-bit NormalFloat with double quantization: 0.5 + 1/64 for the block scales and their scales."""
-CPU_TRAINING_LIMIT = 1_500_000_000
-"""More parameters than this are not trained on a CPU here: one optimizer step would take many minutes."""
 TENSOR_FLOPS = {
     "B200": 2250e12, "H200": 990e12, "H100": 990e12, "H800": 990e12, "A100": 312e12, "A800": 312e12, "L40": 181e12,
     "4090": 165e12, "3090": 71e12, "A6000": 155e12, "A10": 125e12, "T4": 65e12,
@@ -84,19 +81,6 @@ class MemoryEstimate:
         """`9-12 GB`, in the unit in which GPUs are sold (2**30 bytes)."""
         low, high = _gib(self.low_bytes), _gib(self.high_bytes)
         return f"{high} GB" if low == high else f"{low}-{high} GB"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """Whether a recipe can run on this machine, in one sentence."""
-
-    ok: bool
-    sentence: str
-    needs_bytes: int = 0
-    """High end of the estimate; 0 if nothing is known about the model."""
-    tight: bool = False
-    """True if only the low end of the estimate fits."""
-    memory: MemoryEstimate | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,26 +149,6 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
              ("activations", int(1.1 * activations)), ("logits", logits_high), ("overhead", overhead)]  # fmt: skip
     kept = tuple(part for part in parts if part[1])
     return MemoryEstimate(low_bytes=low, high_bytes=sum(size for _, size in kept), parts=kept)
-
-
-def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) -> Fit:
-    """Say whether the recipe fits on this machine and why not.
-
-    An unknown model (`config` None or without sizes) is let through with a sentence that says so.
-    """
-    gpus = () if recipe.launch.device == "cpu" else tuple(machine.gpus)
-    needs_gpu = recipe.launch.device == "cuda" and not gpus
-    native = all(gpu.bf16 for gpu in gpus) if gpus else needs_gpu or machine.cpu_bf16
-    try:
-        memory = estimate_memory(recipe, config, native_bf16=native) if config else None
-    except UserError:
-        memory = None
-    if needs_gpu:
-        size, high = (f" with about {memory.text}", memory.high_bytes) if memory else ("", 0)
-        return Fit(ok=False, sentence=f"needs a GPU{size}; this machine has none", needs_bytes=high, memory=memory)
-    if memory is None or config is None:
-        return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
-    return _fit_gpus(recipe, gpus, memory) if gpus else _fit_cpu(machine, memory, num_parameters(config))
 
 
 def steps_and_time(
@@ -263,38 +227,6 @@ def _activations(recipe: Recipe, config: Mapping[str, Any], tokens: int, number:
     if recipe.model.gradient_checkpointing:
         return int(layers * tokens * hidden * number + per_layer)
     return int(layers * per_layer)
-
-
-def _fit_gpus(recipe: Recipe, gpus: tuple[GpuLike, ...], memory: MemoryEstimate) -> Fit:
-    wanted = recipe.launch.num_processes
-    if wanted > len(gpus):
-        has = f"this machine has {len(gpus)}"
-        return Fit(ok=False, sentence=f"asks for {wanted} GPUs; {has}", needs_bytes=memory.high_bytes, memory=memory)
-    used = gpus[:wanted]
-    gpu = min(used, key=lambda g: g.total_bytes - g.used_bytes)
-    free = gpu.total_bytes - gpu.used_bytes
-    each = "each " if wanted > 1 else ""
-    sentence = (
-        f"needs about {memory.text} {each}; ".replace(" ;", ";") + f"GPU {gpu.index} has {gigabytes(gpu.total_bytes)}"
-    )
-    if free < memory.high_bytes <= gpu.total_bytes or gpu.used_bytes > 0.1 * gpu.total_bytes:
-        sentence += f", {gigabytes(free)} of it free"
-    ok, tight = memory.low_bytes <= free, memory.low_bytes <= free < memory.high_bytes
-    sentence += ": it may just fit" if tight else ""
-    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
-
-
-def _fit_cpu(machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:
-    need = f"about {memory.text}"
-    if parameters > CPU_TRAINING_LIMIT:
-        size = f"{parameters / 1e9:.1f} billion parameters are too many to train on a CPU"
-        reason = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
-        sentence = f"needs a GPU with {need}: {size}; {reason}"
-        return Fit(ok=False, sentence=sentence, needs_bytes=memory.high_bytes, memory=memory)
-    ok, tight = memory.low_bytes <= machine.ram_total, memory.low_bytes <= machine.ram_total < memory.high_bytes
-    sentence = f"needs {need}; this machine has {gigabytes(machine.ram_total)} of memory"
-    sentence += ": it may just fit" if tight else ""
-    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
 
 
 def _num_train(recipe: Recipe, index: int, size: TaskSize) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json, slug
+from engine.contract.model_facts import known_config, read_config
 from engine.contract.places import DataRoot
 
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -41,6 +43,16 @@ def find_local(name_or_path: str, root: DataRoot, *, revision: str | None = None
     if revision is None and (ours / "source.json").is_file():
         return ours
     return _in_hub_cache(name_or_path, revision)
+
+
+def model_config(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> dict[str, Any] | None:
+    """Return the config.json of a model that is on this disk, or the shapes of a preset's; None if neither is there.
+
+    Raises:
+        UserError: If a local folder is named that cannot be used.
+    """
+    local = find_local(name_or_path, root, revision=revision)
+    return (read_config(local) if local else None) or known_config(name_or_path)
 
 
 def check_model_folder(folder: Path) -> Path:

@@ -297,6 +297,12 @@ class LaunchSection(Section):
     """`auto` = the GPUs if there are any, else the CPU."""
     num_processes: Count = Field(1, ge=1, le=1024)
     """Processes, one per GPU. On the CPU more than one is for tests only."""
+    strategy: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = "auto"
+    """How several processes share the model: `ddp` = each holds all of it; `fsdp2`, `zero3` = each holds a part of
+    everything; `zero2` = a part of gradients and optimizer. `auto` = the fastest that fits."""
+    cpu_offload: bool = False
+    """Keep what the strategy splits in the machine's memory instead of the GPU's: slow, but larger models fit. Not for
+    `ddp`."""
     gpus: str = Field("", max_length=200, pattern=r"^(\d+( *, *\d+)*)?$")
     """Which GPUs, as `0,2`; the run waits until they are free. Empty = the first `num_processes` that are."""
 
@@ -308,6 +314,11 @@ class LaunchSection(Section):
         if chosen and len(chosen) != self.num_processes:
             problem = f"gpus names {len(chosen)} GPU(s), num_processes is {self.num_processes}: make them equal"
             raise MisplacedValue(problem, "gpus")
+        if self.cpu_offload and self.strategy == "ddp":
+            raise MisplacedValue("ddp splits nothing that could be offloaded: choose fsdp2, zero2 or zero3", "strategy")
+        if self.num_processes == 1 and (self.cpu_offload or self.strategy not in ("auto", "ddp")):
+            name = "cpu_offload" if self.strategy in ("auto", "ddp") else "strategy"
+            raise MisplacedValue(f"{name} needs num_processes of 2 or more", name)
         return self
 
     def gpu_indices(self) -> tuple[int, ...]:

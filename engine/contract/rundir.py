@@ -195,6 +195,11 @@ class RunDir:
         return self.path / "data" / "report.json"
 
     @property
+    def strategy_file(self) -> Path:
+        """How its processes share the model; written once, by the first supervisor."""
+        return self.path / "strategy.json"
+
+    @property
     def log_file(self) -> Path:
         """Raw output of all ranks."""
         return self.path / "logs" / "train.log"

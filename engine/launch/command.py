@@ -1,8 +1,9 @@
 """Recipe -> accelerate config file and argv.  Lists only: no user value ever reaches a shell.
 
-One shape of config for every machine.  Two traps of accelerate decide it: `--cpu --num_processes 2` and `MULTI_CPU`
-silently start one process, so several CPU ranks are written as MULTI_GPU + use_cpu.  Port 0 lets the system choose,
-so that two runs never collide.
+One shape of config for every machine and strategy: FSDP2 and DeepSpeed are set up through the Trainer's arguments
+(`engine.train.sharding`), because accelerate ignores parts of its own file for them.  Two traps of accelerate decide
+the rest: `--cpu --num_processes 2` and `MULTI_CPU` silently start one process, so several CPU ranks are written as
+MULTI_GPU + use_cpu.  Port 0 lets the system choose, so that two runs never collide.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from typing import Any
 import yaml
 
 from engine.contract.errors import UserError
+from engine.contract.files import read_json, replace_json
+from engine.contract.models import model_config
+from engine.contract.places import data_root
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
+from engine.contract.strategy import Strategy, choose_strategy
 from engine.launch.devices import Machine, inventory
 
 
@@ -61,6 +66,23 @@ def accelerate_config(recipe: Recipe, device: str) -> dict[str, Any]:
         "dynamo_config": {"dynamo_backend": "NO"},
         "debug": False,
     }
+
+
+def settle_strategy(run: RunDir, recipe: Recipe) -> Strategy:
+    """Return how the run's processes share the model; chosen at its first start, the same ever after.
+
+    A checkpoint holds the optimizer as its strategy splits it, so a run cannot change it on the way.
+    """
+    kept = Strategy.read(read_json(run.strategy_file))
+    if kept is not None:
+        return kept
+    try:
+        config = model_config(recipe.model_name_or_path, data_root(), revision=recipe.model.revision)
+    except UserError:
+        config = None  # the ranks will say what is wrong with the model
+    chosen = choose_strategy(recipe, inventory(), config)
+    replace_json(run.strategy_file, chosen.to_json())
+    return chosen
 
 
 def write_accelerate_config(run: RunDir, recipe: Recipe) -> Path:

@@ -23,7 +23,7 @@ from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json, tail_text
 from engine.contract.places import DataRoot, data_root
 from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
-from engine.launch.command import resolve_device, train_command, write_accelerate_config
+from engine.launch.command import resolve_device, settle_strategy, train_command, write_accelerate_config
 from engine.launch.locks import CPU, Device
 from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
 from engine.launch.queue import Ticket, first_order, ticket_for, try_turn, write_ticket
@@ -96,6 +96,7 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float =
         return 0
     attempt = replace(attempt, waiting="", devices=tuple(device.label for device in held), started_at=time.time())
     replace_json(path, asdict(attempt))
+    settle_strategy(run, recipe)
     write_accelerate_config(run, recipe)
     adopt_orphans()
     gpus = [device.key for device in held if device.key != CPU]

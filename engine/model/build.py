@@ -12,16 +12,26 @@ from torch import nn
 
 from engine.contract.errors import UserError
 from engine.contract.recipe import Recipe
+from engine.contract.strategy import Strategy
 from engine.model.attention import attend_by_document
 from engine.model.load import Tell, add_adapter, load_model
 from engine.model.low_rank import join_low_rank_layers
 
 ADAPTER_FIELDS = ("r", "lora_alpha", "use_rslora", "use_dora")
 """What two adapters must share for the weights of one to fit the other; the layers are checked one by one."""
+SINGLE = Strategy()
 COMPILERS = ("g++", "clang++")
 
 
-def build_model(folder: Path, recipe: Recipe, *, device: str, tell: Tell, resumed: bool = False) -> Any:
+def build_model(
+    folder: Path,
+    recipe: Recipe,
+    *,
+    device: str,
+    tell: Tell,
+    resumed: bool = False,
+    strategy: Strategy = SINGLE,
+) -> Any:
     """Return the model of a recipe.
 
     Args:
@@ -30,6 +40,7 @@ def build_model(folder: Path, recipe: Recipe, *, device: str, tell: Tell, resume
         device: cuda or cpu.
         tell: Told of every decision.
         resumed: Whether the weights of a checkpoint of this very run will be loaded later.
+        strategy: How several processes will share it.
 
     Raises:
         UserError: If the model cannot be loaded, or what the recipe continues does not fit it.
@@ -44,7 +55,12 @@ def build_model(folder: Path, recipe: Recipe, *, device: str, tell: Tell, resume
         problem = "torch.compile needs a C++ compiler on the CPU, and there is none."
         raise UserError(problem, fix="install g++, or switch it off.", field="model.torch_compile")
     model: Any = load_model(
-        start if full and start else folder, recipe.model, method=recipe.method, device=device, tell=tell
+        start if full and start else folder,
+        recipe.model,
+        method=recipe.method,
+        device=device,
+        tell=tell,
+        sharded=strategy.name == "fsdp2",
     )
     if device == "cpu":  # GPUs have kernels of their own for both
         attend_by_document(model, tell)
@@ -52,7 +68,7 @@ def build_model(folder: Path, recipe: Recipe, *, device: str, tell: Tell, resume
         model = add_adapter(model, recipe.lora, tell)
         if start is not None:
             _load_adapter(model, start)
-        if device == "cpu":
+        if device == "cpu" and not strategy.shards_weights:  # it calls the layers' weights past their modules
             join_low_rank_layers(model, tell)
     if recipe.model.torch_compile:
         compile_layers(model, tell)

@@ -53,7 +53,9 @@ def comparison_dtype(model: PreTrainedModel, device: str) -> torch.dtype:
     return torch.float32 if needed < free else model.dtype
 
 
-def load_model(folder: Path, section: ModelSection, *, method: str, device: str, tell: Tell) -> PreTrainedModel:
+def load_model(
+    folder: Path, section: ModelSection, *, method: str, device: str, tell: Tell, sharded: bool = False
+) -> PreTrainedModel:
     """Load the base model for training.
 
     Args:
@@ -62,6 +64,7 @@ def load_model(folder: Path, section: ModelSection, *, method: str, device: str,
         method: qlora, lora or full.
         device: cuda or cpu; the Trainer places the weights.
         tell: Told of dtype, attention and quantization.
+        sharded: Whether the weights will be split among processes: 4-bit weights must look like floats then.
 
     Raises:
         UserError: If transformers has no native class for it, or its weights are no safetensors.
@@ -76,6 +79,7 @@ def load_model(folder: Path, section: ModelSection, *, method: str, device: str,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute,
+            bnb_4bit_quant_storage=dtype if sharded else None,
         )
         arguments["device_map"] = {"": torch.cuda.current_device() if device == "cuda" else "cpu"}
     attention = section.attn_implementation

@@ -21,7 +21,9 @@ from engine.contract.errors import UserError
 from engine.contract.files import read_json
 from engine.contract.metrics import task_key
 from engine.contract.recipe import RecordSection
+from engine.contract.strategy import Strategy
 from engine.train.record import RunRecord
+from engine.train.sharding import check_wrapping
 from engine.train.trainer import CONTINUE, SAVE, STOP, MultiTaskTrainer
 from engine.train.watch import LossWatch, convergence
 
@@ -35,10 +37,11 @@ class RunCallback(TrainerCallback):
     Args:
         record: The pen of this attempt.
         schedule: When to log, evaluate and save.
+        strategy: How the processes are to share the model.
     """
 
-    def __init__(self, record: RunRecord, schedule: RecordSection) -> None:
-        self.record, self.schedule = record, schedule
+    def __init__(self, record: RunRecord, schedule: RecordSection, strategy: Strategy) -> None:
+        self.record, self.schedule, self.strategy = record, schedule, strategy
         self.trainer: MultiTaskTrainer | None = None
         """Set after construction: the trainer takes its callbacks as arguments."""
         self.signalled = False
@@ -56,6 +59,7 @@ class RunCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
+        check_wrapping(self._trainer.model_wrapped, self.strategy)
         self._logged_step = state.global_step
         if state.global_step == 0:
             self._evaluate(state)

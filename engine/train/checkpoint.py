@@ -20,8 +20,8 @@ from engine.contract.files import read_json
 from engine.contract.rundir import RunDir
 
 MANIFEST = "manifest.json"
-PICKLED = ("training_args.bin",)
-"""Files of the Trainer's own record; the recipe does that better, and pickles do not belong in a model folder."""
+LEFTOVERS = ("training_args.bin", "*.py")
+"""Files that do not belong in a checkpoint: a pickle of what the recipe says better, programs of DeepSpeed."""
 
 
 def finish_checkpoint(folder: Path, run: RunDir, *, step: int) -> Path:
@@ -35,8 +35,8 @@ def finish_checkpoint(folder: Path, run: RunDir, *, step: int) -> Path:
     Raises:
         UserError: If the folder holds no weights.
     """
-    for name in PICKLED:
-        (folder / name).unlink(missing_ok=True)
+    for leftover in (path for pattern in LEFTOVERS for path in folder.glob(pattern)):
+        leftover.unlink()
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"Saving step {step} wrote no weights.", fix="check the free disk space and the log.")
     files = {}

@@ -22,7 +22,9 @@ from engine.contract.metrics import task_key
 from engine.contract.places import data_root, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
+from engine.contract.strategy import Strategy, choose_strategy
 from engine.launch.command import resolve_device
+from engine.launch.devices import inventory
 from engine.launch.processes import die_with_parent
 from engine.train.record import RunRecord, own_process
 
@@ -119,6 +121,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     from engine.model.build import build_model
     from engine.model.sources import resolve_model
     from engine.model.tokenizer import load_tokenizer
+    from engine.train.run_trainer import training_arguments
 
     tell, device = _teller(record), resolve_device(recipe)
     record.phase("looking for the model")
@@ -133,13 +136,25 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     prepared = _read_data(run, recipe, record, tokenizer)
     record.phase("loading the model")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
-    model = build_model(folder, recipe, device=device, tell=tell, resumed=resumed)
+    strategy = Strategy.read(read_json(run.strategy_file)) or choose_strategy(recipe, inventory(), None)
+    model = build_model(folder, recipe, device=device, tell=tell, resumed=resumed, strategy=strategy)
     _check_disk(run, recipe, model)
-    return _assemble(run, recipe, record, model=model, tokenizer=tokenizer, prepared=prepared, device=device)
+    arguments = training_arguments(recipe, run, device=device, strategy=strategy)
+    return _assemble(
+        run, recipe, record, model=model, tokenizer=tokenizer, prepared=prepared, arguments=arguments, strategy=strategy
+    )
 
 
 def _assemble(
-    run: RunDir, recipe: Recipe, record: RunRecord, *, model: Any, tokenizer: Any, prepared: Any, device: str
+    run: RunDir,
+    recipe: Recipe,
+    record: RunRecord,
+    *,
+    model: Any,
+    tokenizer: Any,
+    prepared: Any,
+    arguments: Any,
+    strategy: Strategy,
 ) -> tuple[Any, Any]:
     """Return the trainer over a model and prepared tasks, and its callback."""
     from engine.data.collate import MixtureDataset
@@ -149,15 +164,14 @@ def _assemble(
     from engine.train.focal import Focal
     from engine.train.head import attach_loss_head
     from engine.train.neftune import add_neftune
-    from engine.train.run_trainer import RunTrainer, training_arguments
+    from engine.train.run_trainer import RunTrainer
     from engine.train.weighting.schedule import TaskWeighting
 
     tell = _teller(record)
     head = attach_loss_head(model, tell)
     if recipe.optim.neftune_noise_alpha is not None:
         add_neftune(model, recipe.optim.neftune_noise_alpha)
-    arguments = training_arguments(recipe, run, device=device)
-    callback = RunCallback(record, recipe.record)
+    callback = RunCallback(record, recipe.record, strategy)
     mixture, dataset = plan(recipe, prepared.facts), MixtureDataset(prepared.tasks)
     arguments.max_steps = mixture.num_steps
     expected = expected_counts(mixture, prepared.facts) if recipe.loss.estimator == "dataset" else None
@@ -183,7 +197,7 @@ def _assemble(
         callbacks=[callback],
     )
     callback.trainer = trainer
-    _check_world(trainer, recipe, record)
+    _check_world(trainer, recipe, record, strategy)
     return trainer, callback
 
 
@@ -253,12 +267,15 @@ def _check_disk(run: RunDir, recipe: Recipe, model: Any) -> None:
     require_free(run.path, 3 * weights * (recipe.record.save_total_limit + 1), what="Saving checkpoints")
 
 
-def _check_world(trainer: Any, recipe: Recipe, record: RunRecord) -> None:
+def _check_world(trainer: Any, recipe: Recipe, record: RunRecord, strategy: Strategy) -> None:
     """Assert that accelerate started what was asked for: it falls back to fewer processes without a word."""
     asked, got = recipe.launch.num_processes, trainer.args.world_size
     if asked != got:
         raise RuntimeError(f"{asked} processes were asked for and {got} were started")
-    record.event("start", f"Training on {got} process(es), {trainer.global_batch_size} examples per optimizer step.")
+    text = f"Training on {got} process(es), {trainer.global_batch_size} examples per optimizer step."
+    record.event("start", text)
+    if got > 1:
+        record.event("strategy", f"Strategy: {strategy.text} ({strategy.reason}).")
 
 
 def _teller(record: RunRecord) -> Any:

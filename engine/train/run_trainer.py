@@ -14,8 +14,10 @@ from engine.contract.best import best_and_stall, evaluations
 from engine.contract.files import replace_json
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
+from engine.contract.strategy import Strategy
 from engine.train.checkpoint import finish_checkpoint, prune
 from engine.train.record import RunRecord
+from engine.train.sharding import allow_fsdp_on_cpu, sharding_arguments
 from engine.train.trainer import MultiTaskTrainer
 
 WEIGHTING_FILE = "weighting.json"
@@ -87,7 +89,7 @@ class RunTrainer(MultiTaskTrainer):
         return best_and_stall((step, value) for step, value in values if step in saved)[0]
 
 
-def training_arguments(recipe: Recipe, run: RunDir, *, device: str) -> TrainingArguments:
+def training_arguments(recipe: Recipe, run: RunDir, *, device: str, strategy: Strategy) -> TrainingArguments:
     """Return the Trainer's arguments for a recipe, `max_steps` still to be set by the mixture.
 
     Logging, evaluation and saving are decided by our callback.
@@ -100,13 +102,15 @@ def training_arguments(recipe: Recipe, run: RunDir, *, device: str) -> TrainingA
         "data_seed": recipe.order_seed,
         "learning_rate": optim.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr": optim.min_lr},
+        # as a share: DeepSpeed's optimizer does not tell the schedule its learning rate
+        "lr_scheduler_kwargs": {"min_lr_rate": optim.min_lr / optim.learning_rate},
         "warmup_steps": optim.warmup_steps,
         "per_device_train_batch_size": optim.per_device_train_batch_size,
         "gradient_accumulation_steps": optim.gradient_accumulation_steps,
         "weight_decay": optim.weight_decay,
         "max_grad_norm": optim.max_grad_norm,
-        "activation_checkpointing": recipe.model.gradient_checkpointing,
+        # FSDP2 does it itself, outside of its own wrapping
+        "activation_checkpointing": recipe.model.gradient_checkpointing and strategy.name != "fsdp2",
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": bf16,
         "use_cpu": device == "cpu",
@@ -123,7 +127,10 @@ def training_arguments(recipe: Recipe, run: RunDir, *, device: str) -> TrainingA
         "dataloader_pin_memory": device == "cuda",
         "average_tokens_across_devices": False,
     }
-    return TrainingArguments(**arguments)
+    made = TrainingArguments(**arguments, **sharding_arguments(strategy, recipe))
+    if strategy.name == "fsdp2" and device == "cpu":
+        allow_fsdp_on_cpu()
+    return made
 
 
 def _native_bf16(device: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.estimate import fit
+from engine.contract.fit import fit
 from engine.contract.places import DataRoot, free_bytes
 from engine.contract.recipe_io import load_recipe
 from engine.contract.rundir import effective_state, list_runs

@@ -24,6 +24,7 @@ from engine.contract import estimate
 from engine.contract.continuation import continuation
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import child, replace_text, slug
+from engine.contract.fit import Fit, fit
 from engine.contract.hub_path import is_hub_path
 from engine.contract.places import DataRoot, free_bytes
 from engine.contract.recipe import Recipe
@@ -206,7 +207,7 @@ def look(draft: Draft, root: DataRoot, project: Path, *, machine: Machine | None
     )
     model = look_up(recipe.model_name_or_path, recipe.model.revision, root) if has_model else ModelInfo(config=None)
     config = model.config
-    fits = estimate.fit(recipe, machine, config)
+    fits = fit(recipe, machine, config)
     sizes = [_size(task) for task in chosen]
     plan = estimate.steps_and_time(recipe, sizes, config, machine=machine)
     blocking = list(model.problems)
@@ -329,7 +330,7 @@ def _unfinished_yaml(draft: Draft) -> str:
 
 
 def _facts(
-    recipe: Recipe, plan: estimate.Plan, fits: estimate.Fit, disk: int, machine: Machine, waits: str
+    recipe: Recipe, plan: estimate.Plan, fits: Fit, disk: int, machine: Machine, waits: str
 ) -> tuple[tuple[str, str], ...]:
     optim = recipe.optim
     batch = f"{plan.effective_batch} examples"

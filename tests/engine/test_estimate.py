@@ -14,10 +14,10 @@ from engine.contract.estimate import (
     disk_bytes,
     duration_text,
     estimate_memory,
-    fit,
     gigabytes,
     steps_and_time,
 )
+from engine.contract.fit import fit
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, num_parameters, num_trainable, read_config
 from engine.contract.recipe import Recipe, TaskSection
 

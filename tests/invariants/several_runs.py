@@ -1,4 +1,6 @@
-"""Train several prepared runs one after the other, once per rank: `torchrun -m tests.invariants.several_runs RUN ...`.
+"""Train several prepared runs one after the other, once per rank:
+
+    torchrun -m tests.invariants.several_runs RUN RUN@step-000003 ...        @ = resume from that checkpoint
 
 Starting two ranks costs ten seconds, a tiny run one.
 """
@@ -10,6 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
 from engine.contract.rundir import RunDir
 from engine.launch.processes import die_with_parent
 from engine.train.main import train
@@ -17,6 +22,11 @@ from engine.train.record import RunRecord
 
 if __name__ == "__main__":
     die_with_parent(signal.SIGKILL)
-    for path in sys.argv[1:]:
+    for argument in sys.argv[1:]:
+        path, _, resume_from = argument.partition("@")
         run = RunDir(Path(path))
-        train(run, RunRecord(run, attempt=1, rank=int(os.environ["RANK"])))
+        number = 2 if resume_from else 1
+        train(run, RunRecord(run, attempt=number, rank=int(os.environ["RANK"])), resume_from=resume_from)
+        # what accelerate and transformers keep of a strategy for the rest of a process, which has one run otherwise
+        unset_hf_deepspeed_config()
+        AcceleratorState._reset_state(True)

@@ -1,0 +1,83 @@
+"""Whether a recipe can run on a machine, in one sentence.
+
+MemoryEstimate + Strategy + machine -> Fit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.contract.estimate import GpuLike, MachineLike, MemoryEstimate, gigabytes
+from engine.contract.model_facts import num_parameters
+from engine.contract.recipe import Recipe
+from engine.contract.strategy import Strategy, choose_strategy, gpus_of, known_memory, sharded
+
+CPU_TRAINING_LIMIT = 1_500_000_000
+"""More parameters than this are not trained on a CPU here: one optimizer step would take many minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether a recipe can run on this machine, in one sentence."""
+
+    ok: bool
+    sentence: str
+    needs_bytes: int = 0
+    """High end of the estimate; 0 if nothing is known about the model."""
+    tight: bool = False
+    """True if only the low end of the estimate fits."""
+    memory: MemoryEstimate | None = None
+
+
+def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) -> Fit:
+    """Say whether the recipe fits on this machine and why not.
+
+    An unknown model (`config` None or without sizes) is let through with a sentence that says so.
+    """
+    gpus = gpus_of(recipe, machine)
+    needs_gpu = recipe.launch.device == "cuda" and not gpus
+    memory = known_memory(recipe, gpus, config, native_bf16=needs_gpu or machine.cpu_bf16)
+    if needs_gpu:
+        size, high = (f" with about {memory.text}", memory.high_bytes) if memory else ("", 0)
+        return Fit(ok=False, sentence=f"needs a GPU{size}; this machine has none", needs_bytes=high, memory=memory)
+    if memory is None or config is None:
+        return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
+    if gpus:
+        strategy = choose_strategy(recipe, machine, config)
+        return _fit_gpus(recipe, gpus, len(machine.gpus), sharded(memory, strategy, recipe, config), strategy)
+    return _fit_cpu(machine, memory, num_parameters(config))
+
+
+def _fit_gpus(
+    recipe: Recipe, gpus: tuple[GpuLike, ...], present: int, memory: MemoryEstimate, strategy: Strategy
+) -> Fit:
+    wanted = recipe.launch.num_processes
+    if wanted > len(gpus):
+        has = f"this machine has {present}"
+        return Fit(ok=False, sentence=f"asks for {wanted} GPUs; {has}", needs_bytes=memory.high_bytes, memory=memory)
+    gpu = min(gpus, key=lambda g: g.total_bytes - g.used_bytes)
+    free = gpu.total_bytes - gpu.used_bytes
+    each = f"each, {strategy.text} " if wanted > 1 else ""
+    sentence = (
+        f"needs about {memory.text} {each}; ".replace(" ;", ";") + f"GPU {gpu.index} has {gigabytes(gpu.total_bytes)}"
+    )
+    if free < memory.high_bytes <= gpu.total_bytes or gpu.used_bytes > 0.1 * gpu.total_bytes:
+        sentence += f", {gigabytes(free)} of it free"
+    ok, tight = memory.low_bytes <= free, memory.low_bytes <= free < memory.high_bytes
+    sentence += ": it may just fit" if tight else ""
+    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
+
+
+def _fit_cpu(machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:
+    need = f"about {memory.text}"
+    if parameters > CPU_TRAINING_LIMIT:
+        size = f"{parameters / 1e9:.1f} billion parameters are too many to train on a CPU"
+        reason = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
+        sentence = f"needs a GPU with {need}: {size}; {reason}"
+        return Fit(ok=False, sentence=sentence, needs_bytes=memory.high_bytes, memory=memory)
+    ok, tight = memory.low_bytes <= machine.ram_total, memory.low_bytes <= machine.ram_total < memory.high_bytes
+    sentence = f"needs {need}; this machine has {gigabytes(machine.ram_total)} of memory"
+    sentence += ": it may just fit" if tight else ""
+    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
