@@ -6,7 +6,7 @@ MemoryEstimate + Strategy + machine -> Fit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.contract.estimate import GpuLike, MachineLike, MemoryEstimate, gigabytes
@@ -29,6 +29,8 @@ class Fit:
     tight: bool = False
     """True if only the low end of the estimate fits."""
     memory: MemoryEstimate | None = None
+    strategy: Strategy | None = None
+    """How several processes would share the model; None for one."""
 
 
 def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) -> Fit:
@@ -46,7 +48,8 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
         return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
     if gpus:
         strategy = choose_strategy(recipe, machine, config)
-        return _fit_gpus(recipe, gpus, len(machine.gpus), sharded(memory, strategy, recipe, config), strategy)
+        answer = _fit_gpus(recipe, gpus, len(machine.gpus), sharded(memory, strategy, recipe, config), strategy)
+        return replace(answer, strategy=strategy) if recipe.launch.num_processes > 1 else answer
     return _fit_cpu(machine, memory, num_parameters(config))
 
 

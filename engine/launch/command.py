@@ -68,6 +68,11 @@ def accelerate_config(recipe: Recipe, device: str) -> dict[str, Any]:
     }
 
 
+def accelerate_text(recipe: Recipe, device: str) -> str:
+    """Return the accelerate config file of the run."""
+    return yaml.safe_dump(accelerate_config(recipe, device), sort_keys=False)
+
+
 def settle_strategy(run: RunDir, recipe: Recipe) -> Strategy:
     """Return how the run's processes share the model; chosen at its first start, the same ever after.
 
@@ -88,7 +93,7 @@ def settle_strategy(run: RunDir, recipe: Recipe) -> Strategy:
 def write_accelerate_config(run: RunDir, recipe: Recipe) -> Path:
     """Write the run's accelerate config file and return its path."""
     path = run.path / "accelerate.yaml"
-    path.write_text(yaml.safe_dump(accelerate_config(recipe, resolve_device(recipe)), sort_keys=False))
+    path.write_text(accelerate_text(recipe, resolve_device(recipe)))
     return path
 
 

@@ -30,6 +30,7 @@ from engine.contract.places import DataRoot, free_bytes
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import absolute_paths, dump_recipe, load_recipe, parse_recipe, recipe_from_values
 from engine.contract.rundir import create_run, open_run
+from engine.contract.strategy import gpus_of
 from engine.launch import supervisor
 from engine.launch.command import cli_equivalent, display_command
 from engine.launch.devices import Machine, inventory
@@ -339,10 +340,12 @@ def _facts(
         parts += [str(recipe.launch.num_processes)] if recipe.launch.num_processes > 1 else []
         batch += f" ({' × '.join(parts)})"
     steps = f"{plan.steps:,} ({plan.epochs:.2f} epochs)" if plan.steps else "no examples chosen"
-    gpus = () if recipe.launch.device == "cpu" else machine.gpus[: recipe.launch.num_processes]
+    gpus = gpus_of(recipe, machine)
     processor = f"CPU, {machine.cpu_count} cores" if recipe.launch.device != "cuda" else "a GPU, which is not here"
     where = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in gpus) or processor
     facts = [("Effective batch", batch), ("Optimizer steps", steps)]
+    if fits.strategy:
+        facts.append(("Strategy", f"{fits.strategy.text}: {fits.strategy.reason}"))
     if waits:
         facts.append(("Waits", waits))
     if plan.seconds and fits.ok:

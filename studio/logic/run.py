@@ -21,7 +21,13 @@ from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
 from engine.contract.rundir import TERMINAL, Attempt, RunDir, effective_state, is_waiting, open_run, request
-from engine.launch.command import cli_equivalent, display_command
+from engine.launch.command import (
+    accelerate_text,
+    cli_equivalent,
+    display_command,
+    resolve_device,
+    train_command,
+)
 from engine.launch.supervisor import start_run
 from studio.charts import eval_series, thin, train_series
 from studio.logic.balance import balance
@@ -301,4 +307,14 @@ def _event(event: dict[str, Any]) -> dict[str, Any]:
 
 def _config(run: RunDir, recipe: Recipe) -> dict[str, str]:
     command = display_command(cli_equivalent("recipe.yaml", f"runs/{run.id}"))
-    return {"yaml": dump_recipe(recipe, all_fields=False), "command": command, "path": str(run.path)}
+    try:
+        device = resolve_device(recipe)
+    except UserError:  # made on another machine: as it would be there
+        device = "cuda"
+    return {
+        "yaml": dump_recipe(recipe, all_fields=False),
+        "command": command,
+        "path": str(run.path),
+        "launch": display_command(train_command(recipe, run)),
+        "accelerate": accelerate_text(recipe, device),
+    }

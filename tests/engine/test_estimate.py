@@ -20,6 +20,7 @@ from engine.contract.estimate import (
 from engine.contract.fit import fit
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, num_parameters, num_trainable, read_config
 from engine.contract.recipe import Recipe, TaskSection
+from engine.contract.strategy import choose_strategy, sharded
 
 STARTER = KNOWN_CONFIGS["HuggingFaceTB/SmolLM2-135M-Instruct"]
 MIXTRAL = KNOWN_CONFIGS["mistralai/Mixtral-8x7B-v0.1"]
@@ -207,3 +208,36 @@ def test_configs_are_found_by_any_case_and_read_from_a_folder(tmp_path):
     assert known_config("somebody/else") is None
     assert read_config(tmp_path) == {"hidden_size": 7}
     assert read_config(tmp_path / "missing") is None
+
+
+def strategy(gib: list[float], method: str = "full", **launch) -> str:
+    values = recipe(method, launch={"num_processes": max(1, len(gib)), **launch})
+    return choose_strategy(values, machine(*gib), CODELLAMA).text
+
+
+def test_the_planner_takes_the_fastest_strategy_that_fits():
+    """CodeLlama 7B in full holds 108e9 bytes of weights, gradients and moments; LoRA 14e9 of weights."""
+    assert strategy([24]) == "single"
+    assert strategy([80, 80], "qlora") == "ddp"
+    assert strategy([80] * 4) == "fsdp2"
+    assert strategy([24, 24]) == "fsdp2 with CPU offload"
+    assert (
+        strategy([]) == "single" and strategy([24, 24], strategy="zero3", cpu_offload=True) == "zero3 with CPU offload"
+    )
+    assert strategy([24, 24], "qlora", device="cpu") == "ddp"
+
+
+def test_sharding_splits_what_the_strategy_says_and_the_parts_still_add_up():
+    whole = estimate_memory(recipe("full"), CODELLAMA)
+    for name, smaller in (("ddp", ()), ("zero2", ("gradients", "optimizer")), ("fsdp2", ("weights", "optimizer"))):
+        values = recipe("full", launch={"num_processes": 4, "strategy": name})
+        split = sharded(whole, choose_strategy(values, machine(24, 24, 24, 24), CODELLAMA), values, CODELLAMA)
+        assert sum(size for _, size in split.parts) == split.high_bytes
+        for part, size in whole.parts:
+            assert dict(split.parts)[part] == (size // 4 if part in (*smaller, "gradients") and smaller else size)
+
+
+def test_four_gpus_that_split_the_model_fit_what_one_cannot_and_it_is_said():
+    answer = fit(recipe("full", launch={"num_processes": 4}), machine(80, 80, 80, 80), CODELLAMA)
+    assert answer.ok and answer.strategy.name == "fsdp2" and " each, fsdp2; GPU 0 has 80 GB" in answer.sentence
+    assert "everything takes" in answer.strategy.reason
