@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import socket
 import sys
@@ -37,6 +38,21 @@ def choose_port(host: str, wanted: int | None) -> int:
     raise SystemExit(2)
 
 
+def hold_root(root: Path, port: int) -> None:
+    """Keep the data root for this studio as long as it lives; exit with status 2 if another one has it."""
+    (root / "locks").mkdir(exist_ok=True)
+    # never closed: the lock goes with the process
+    descriptor = os.open(root / "locks" / "studio.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace")
+        print(f"Another studio has {root} open: {holder}. Use it, or give --data-root another folder.", file=sys.stderr)
+        raise SystemExit(2) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"port {port}, process {os.getpid()}".encode(), 0)
+
+
 def main() -> int:
     """Parse arguments and serve until interrupted."""
     parser = argparse.ArgumentParser(description="MFT Studio: fine-tune one model on many tasks, in the browser.")
@@ -66,6 +82,7 @@ def main() -> int:
     from studio.context import StudioContext
     from studio.shell import build_app
 
+    hold_root(root.path, port)
     url = f"http://[::1]:{port}" if arguments.host == "::1" else f"http://{arguments.host}:{port}"
     app = build_app(StudioContext(root=root, project=PROJECT))
     print(f"MFT Studio: {url}\n  data: {root.path}\n  Ctrl-C closes the studio; runs go on.", flush=True)

@@ -39,10 +39,16 @@ def replace_json(path: Path, value: Any) -> None:
 
 def append_json(path: Path, row: dict[str, Any]) -> None:
     """Append one row as one line. A single writer per file; non-finite numbers become null."""
-    line = json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+    line = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    size, written = os.fstat(descriptor).st_size, 0
     try:
-        os.write(descriptor, line.encode("utf-8"))
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
+    except OSError:
+        if written:  # the disk filled up within the line: a reader must not meet half of it
+            os.ftruncate(descriptor, size)
+        raise
     finally:
         os.close(descriptor)
 

@@ -306,6 +306,9 @@ class LaunchSection(Section):
     gpus: str = Field("", max_length=200, pattern=r"^(\d+( *, *\d+)*)?$")
     """Which GPUs, as `0,2`; the run waits until they are free. Empty = the first `num_processes` that are."""
 
+    max_restarts: Count = Field(0, ge=0, le=100)
+    """How often a run that fails goes on from its last checkpoint by itself. Not after errors that would come again."""
+
     @model_validator(mode="after")
     def _one_process_per_gpu(self) -> LaunchSection:
         chosen = self.gpu_indices()

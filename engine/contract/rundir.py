@@ -139,6 +139,8 @@ class Attempt:
     problem: str = ""
     """Why it failed, one sentence."""
     fix: str = ""
+    released: str = ""
+    """Whether the memory of its GPUs came back, in words; empty on the CPU."""
 
     @classmethod
     def read(cls, value: Any) -> Attempt | None:

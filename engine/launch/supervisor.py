@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +20,11 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from engine.contract.errors import Problem, UserError
-from engine.contract.files import read_json, replace_json, tail_text
+from engine.contract.errors import UserError
+from engine.contract.files import read_json, replace_json
 from engine.contract.places import DataRoot, data_root
 from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
+from engine.launch.aftermath import classify, may_try_again, memory_back, was_cancelled
 from engine.launch.command import resolve_device, settle_strategy, train_command, write_accelerate_config
 from engine.launch.locks import CPU, Device
 from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
@@ -31,6 +33,7 @@ from engine.launch.queue import Ticket, first_order, ticket_for, try_turn, write
 POLL_S = 0.5
 TURN_POLL_S = 1.0
 CLAIM_TIMEOUT_S = 30.0
+MAX_LOG_BYTES = 50 * 2**20
 STOP_GRACE_S = 120.0
 """How long ranks may take to save after SIGTERM before they are killed."""
 
@@ -94,21 +97,52 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float =
     if held is None:
         replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="stopped")))
         return 0
-    attempt = replace(attempt, waiting="", devices=tuple(device.label for device in held), started_at=time.time())
-    replace_json(path, asdict(attempt))
     settle_strategy(run, recipe)
     write_accelerate_config(run, recipe)
     adopt_orphans()
+    attempt = replace(attempt, waiting="", devices=tuple(device.label for device in held), started_at=time.time())
+    replace_json(path, asdict(attempt))
+    asked_to_end: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tried = 0
+    while True:
+        end = _train(run, attempt, path, held, asked_to_end)
+        if end != "failed" or asked_to_end or not may_try_again(run, attempt.number, tried=tried):
+            return 1 if end == "failed" else 0
+        tried += 1
+        for old in run.errors.glob("rank-*.json"):
+            old.unlink()
+        command = train_command(recipe, run, resume_from="latest")
+        attempt = replace(
+            attempt, number=attempt.number + 1, command=tuple(command), started_at=time.time(), resume_from="latest"
+        )
+        try:
+            path = claim_attempt(run, attempt)
+        except UserError:  # somebody was quicker and has resumed it by hand
+            return 1
+
+
+def _train(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], asked_to_end: list[bool]) -> str:
+    """Do the training of one attempt and write down how it ended; return that."""
     gpus = [device.key for device in held if device.key != CPU]
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    # torch's own patience after SIGTERM is 30 s, less than a large checkpoint takes
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{STOP_GRACE_S:.0f}"}
     # the launcher inherits the locks: they are free when both it and this process are gone
-    launcher = start_detached(command, run.log_file, environment=visible, keep=list(held.values()))
-    _wait(run, launcher, number)
-    end, problem = _classify(run, number, launcher.returncode)
-    replace_json(
-        path, asdict(replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix))
+    launcher = start_detached(
+        list(attempt.command), run.log_file, environment={**visible, **patience}, keep=list(held.values())
     )
-    return 1 if end == "failed" else 0
+    seen = _wait(run, launcher, attempt.number, asked_to_end)
+    end, problem = classify(run, attempt.number, launcher.returncode)
+    ended = replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix)
+    try:
+        replace_json(path, asdict(ended))
+        if released := memory_back(gpus, seen):
+            replace_json(path, asdict(replace(ended, released=released)))
+    except OSError as error:  # the run's folder is gone, or the disk is full: nobody is left to tell
+        print(f"The end of {run.id} cannot be written: {error}", file=sys.stderr)
+    return end
 
 
 def _await_turn(run: RunDir, ticket: Ticket, attempt: Attempt, path: Path, root: DataRoot) -> dict[Device, int] | None:
@@ -137,49 +171,43 @@ def _await_turn(run: RunDir, ticket: Ticket, attempt: Attempt, path: Path, root:
         ticket_file.unlink(missing_ok=True)
 
 
-def _wait(run: RunDir, launcher: subprocess.Popen[bytes], number: int) -> None:
-    """Wait for the launcher; end everything on SIGTERM or a cancel request; leave nothing behind."""
-    asked_to_end = []
-    signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _wait(run: RunDir, launcher: subprocess.Popen[bytes], number: int, asked_to_end: list[bool]) -> set[int]:
+    """Wait for the launcher; end everything when asked to, or when the run's folder is gone; leave nothing behind.
+
+    Returns:
+        The pids of all processes that were part of it.
+    """
     seen: dict[int, ProcessId] = {}
     while launcher.poll() is None:
         for process in descendants(launcher.pid):
             seen[process.pid] = process
-        control = read_json(run.control_file) or {}
-        cancelled = control.get("attempt") == number and control.get("request") == "cancel"
-        if cancelled or asked_to_end:
-            end_processes([*_ranks(run, number), *seen.values()], grace_s=5.0 if cancelled else STOP_GRACE_S)
+        rotate_log(run.log_file)
+        cancelled = was_cancelled(run, number)
+        if cancelled or asked_to_end or not run.path.is_dir():
+            end_processes([*_ranks(run, number), *seen.values()], grace_s=STOP_GRACE_S if asked_to_end else 5.0)
             end_processes([ProcessId.of(launcher.pid)] if launcher.poll() is None else [], grace_s=5.0)
         time.sleep(POLL_S)
     end_processes([*_ranks(run, number), *seen.values()], grace_s=5.0)
+    return set(seen)
+
+
+def rotate_log(path: Path, limit: int = MAX_LOG_BYTES) -> None:
+    """Keep a log that grows without end to its newest part; the one before is kept beside it.
+
+    The launcher goes on writing to the same open file, so that file is emptied, not renamed.
+    """
+    try:
+        if path.stat().st_size > limit:
+            shutil.copyfile(path, path.with_suffix(".1.log"))
+            os.truncate(path, 0)
+    except OSError:  # a full disk must not end the run; the next look tries again
+        return
 
 
 def _ranks(run: RunDir, number: int) -> list[ProcessId]:
     status = run.status()
     known = map(ProcessId.read, status.ranks) if status.attempt == number else ()
     return [process for process in known if process]
-
-
-def _classify(run: RunDir, number: int, return_code: int | None) -> tuple[str, Problem]:
-    """Return how the attempt ended and, if it failed, why."""
-    status = run.status()
-    if status.attempt == number and status.state in ("finished", "stopped"):
-        return status.state, Problem(problem="")
-    control = read_json(run.control_file) or {}
-    if control.get("attempt") == number and control.get("request") == "cancel":
-        return "stopped", Problem(problem="")
-    for file in sorted(run.errors.glob("rank-*.json")):
-        told = read_json(file) or {}
-        if told.get("problem"):
-            return "failed", Problem(problem=told["problem"], fix=told.get("fix", ""))
-    log = tail_text(run.log_file, max_lines=200)
-    if "Signal 9" in log or "SIGKILL" in log or return_code in (-9, 137):
-        fix = "lower the batch size or max_length, then resume from the last checkpoint."
-        return "failed", Problem(problem="A training process was killed (SIGKILL), most likely out of memory.", fix=fix)
-    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
-    problem = f"The training process ended without a word. Last line of the log: {last[:300]}"
-    return "failed", Problem(problem=problem, fix="read the log.")
 
 
 def main() -> int:

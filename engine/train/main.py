@@ -25,7 +25,7 @@ from engine.contract.rundir import RunDir
 from engine.contract.strategy import Strategy, choose_strategy
 from engine.launch.command import resolve_device
 from engine.launch.devices import inventory
-from engine.launch.processes import die_with_parent
+from engine.launch.processes import be_killed_first, die_with_parent
 from engine.train.record import RunRecord, own_process
 
 logger = logging.getLogger("engine.train")
@@ -34,6 +34,7 @@ logger = logging.getLogger("engine.train")
 def main() -> int:
     """Entry point of one rank; returns the exit status."""
     die_with_parent(signal.SIGTERM)
+    be_killed_first()
     parser = argparse.ArgumentParser()
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--resume-from", default="")
@@ -292,7 +293,8 @@ def _explain(error: BaseException) -> Problem:
     if "out of memory" in text.lower() or isinstance(error, MemoryError):
         fix = "halve the batch size and double gradient_accumulation_steps: the loss stays equal."
         return Problem(problem="Out of memory.", fix=fix, field="optim.per_device_train_batch_size")
-    if isinstance(error, OSError) and error.errno == 28:
+    full = ("No space left", "unexpected pos", "PytorchStreamWriter failed")  # as torch and safetensors put it
+    if (isinstance(error, OSError) and error.errno == 28) or any(words in text for words in full):
         return Problem(problem="The disk is full.", fix="free some space, then resume.")
     if isinstance(error, KeyboardInterrupt):
         return Problem(problem="Interrupted from the keyboard.", fix="resume from the last checkpoint.")

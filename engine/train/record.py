@@ -6,16 +6,22 @@ need not ask who it is.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import traceback
+from collections import deque
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import Problem
 from engine.contract.files import append_json, finite, replace_json, truncate_torn_tail
 from engine.contract.rundir import ProcessId, RunDir, State, Status
 
+logger = logging.getLogger(__name__)
+MAX_UNWRITTEN = 100_000
+"""Rows and events that are kept while the disk is full."""
 STATUS_INTERVAL_S = 0.5
 """status.json is synced to disk at most this often while only the step changes."""
 
@@ -33,6 +39,7 @@ class RunRecord:
         self.run, self.rank = run, rank
         self.status = Status(attempt=attempt, state="preparing", phase="starting")
         self._written_at = 0.0
+        self._unwritten: deque[tuple[Path, dict[str, Any]]] = deque(maxlen=MAX_UNWRITTEN)
         if rank == 0:
             for stream in (run.metrics_file, run.events_file):
                 truncate_torn_tail(stream)
@@ -48,7 +55,10 @@ class RunRecord:
         if self.rank != 0 or (not force and time.monotonic() - self._written_at < STATUS_INTERVAL_S):
             return
         self._written_at = time.monotonic()
-        replace_json(self.run.status_file, asdict(self.status))
+        try:
+            replace_json(self.run.status_file, asdict(self.status))
+        except OSError:  # a full disk: the next change is another try
+            logger.warning("status.json cannot be written", exc_info=True)
 
     def phase(self, text: str, state: State = "preparing") -> None:
         """Say what the run is doing now."""
@@ -59,7 +69,7 @@ class RunRecord:
         if self.rank != 0:
             return
         lost = [key for key, value in row.items() if isinstance(value, float) and finite(value) is None]
-        append_json(self.run.metrics_file, {"step": row["step"], "time": time.time(), **row})
+        self._append(self.run.metrics_file, {"step": row["step"], "time": time.time(), **row})
         if lost:
             self.event("problem", f"Not a number at step {row['step']}: {', '.join(lost)}.", step=row["step"])
 
@@ -67,9 +77,20 @@ class RunRecord:
         """Append one event: a decision, a milestone or a warning, with its reason in words."""
         if self.rank == 0:
             at = self.status.step if step is None else step
-            append_json(
-                self.run.events_file, {"time": time.time(), "step": at, "kind": kind, "text": text, "data": data}
-            )
+            value = {"time": time.time(), "step": at, "kind": kind, "text": text, "data": data}
+            self._append(self.run.events_file, value)
+
+    def _append(self, stream: Path, value: dict[str, Any]) -> None:
+        """Append to a stream; what a full disk refuses is kept and written when there is room again."""
+        self._unwritten.append((stream, value))
+        try:
+            while self._unwritten:
+                append_json(*self._unwritten[0])
+                self._unwritten.popleft()
+        except OSError:
+            if not self.run.path.is_dir():
+                raise
+            logger.warning("%d rows wait for room on the disk", len(self._unwritten), exc_info=True)
 
     def error(self, problem: Problem, exception: BaseException) -> None:
         """Write this rank's last words; every rank has a file of its own."""

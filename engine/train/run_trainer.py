@@ -66,7 +66,11 @@ class RunTrainer(MultiTaskTrainer):
         self.record.update(phase="saving a checkpoint")
         temporary = self.run.checkpoints / f".tmp-step-{step:06d}"
         self.args.output_dir = str(temporary)
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it only takes the room of others
+            raise
         if self.args.world_size > 1:
             dist.barrier()
         if self.record.rank == 0:

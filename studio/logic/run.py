@@ -6,6 +6,7 @@ since its cursor.  A resumed run repeats steps; then the later row wins and view
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
-from engine.contract.rundir import TERMINAL, Attempt, RunDir, effective_state, is_waiting, open_run, request
+from engine.contract.rundir import TERMINAL, Attempt, RunDir, Status, effective_state, is_waiting, open_run, request
 from engine.launch.command import (
     accelerate_text,
     cli_equivalent,
@@ -35,6 +36,8 @@ from studio.logic.balance import balance
 KEPT_RUNS = 16
 LOG_LINES = 40
 EVENTS_SHOWN = 200
+STALLED_S, STALLED_STEPS = 300.0, 10
+"""Seconds, and usual steps, without a step after which a run looks hung."""
 WARNED_STEPS = 50
 """Steps that a spike is shown for."""
 
@@ -166,7 +169,8 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
     evaluations = [snapshot.evals[step] for step in sorted(snapshot.evals)]
     tone, word = STATE_WORDS[state]
     checkpoints = [int(path.name[5:]) for path in run.checkpoint_dirs()]
-    last = snapshot.rows[snapshot.order[-1]] if snapshot.order else {}
+    recent = [snapshot.rows[step] for step in snapshot.order[-WARNED_STEPS:]]
+    last = recent[-1] if recent else {}
     problem = (attempt.problem, attempt.fix) if attempt and state == "failed" else ("", "")
     if state == "lost":
         problem = ("The processes of this run are gone without a last word.", "resume from the newest checkpoint.")
@@ -187,7 +191,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "tasks": _tasks(names, snapshot, evaluations),
         "checkpoints": checkpoints,
         "best": best_and_stall(best_of(evaluations, recipe.record.metric_for_best_model))[0] or None,
-        "warning": _warning(snapshot.events, status.step) if state == "running" else "",
+        "warning": (_stalled(status, recent) or _warning(snapshot.events, status.step)) if state == "running" else "",
         "problem": problem[0],
         "fix": problem[1],
         "actions": _actions(state, checkpoints, waits=state == "queued" and attempt is not None),
@@ -228,7 +232,8 @@ def _meta(recipe: Recipe, attempt: Attempt | None) -> list[tuple[str, str]]:
     rank = f" r={recipe.lora.r}" if recipe.method != "full" else ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started_at)) if started_at else "not yet"
     found = [("Model", recipe.model_name_or_path), ("Method", method + rank), ("Started", when)]
-    return [*found, ("On", ", ".join(attempt.devices))] if attempt and attempt.devices else found
+    found += [("On", ", ".join(attempt.devices))] if attempt and attempt.devices else []
+    return [*found, ("Memory", attempt.released)] if attempt and attempt.released else found
 
 
 def _times(status: Any, state: str, ended_at: float) -> tuple[float, float | None]:
@@ -297,6 +302,18 @@ def _warning(events: list[dict[str, Any]], step: int) -> str:
     if newest is None or step - int(newest.get("step") or 0) > WARNED_STEPS:
         return ""
     return f"Step {newest['step']}: {newest['text']}"
+
+
+def _stalled(status: Status, rows: list[dict[str, Any]]) -> str:
+    """Return a warning if no step has ended for ten times as long as they take, and for five minutes."""
+    if status.phase != "training" or not rows:
+        return ""
+    usual = statistics.median(float(row.get("perf/step_time_s") or 0.0) for row in rows)
+    silent = time.time() - status.updated_at
+    if silent < max(STALLED_S, STALLED_STEPS * usual):
+        return ""
+    text = f"No step has ended for {silent / 60:.0f} minutes; they take {usual:.1f} s. A device may hang: "
+    return text + "look at the log, stop the run and resume it from the last checkpoint."
 
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from engine.contract.rundir import RunDir, create_run_at, effective_state, reque
 from engine.launch import devices, queue, supervisor
 from engine.launch.devices import Gpu, GpuProcess, Machine
 from engine.launch.locks import acquire, devices_of, holder_of
+from engine.launch.processes import descendants
 from engine.launch.queue import Ticket, assign, busy_reasons, outlook, revive, waiting
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -224,7 +225,7 @@ def test_a_run_that_lost_its_supervisor_keeps_its_place(starts):
 
 def test_a_killed_supervisor_keeps_the_device_while_its_training_lives(starts):
     first = starts("first")
-    until(lambda: state(first)[1])
+    until(lambda: bool(descendants(first.last_attempt().supervisor["pid"])))
     os.kill(first.last_attempt().supervisor["pid"], signal.SIGKILL)
     second = starts("second")
     until(lambda: effective_state(second) == "queued")
