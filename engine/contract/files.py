@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any | None:
     """Return the value in a JSON file, or None if the file is missing or holds no JSON."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -84,7 +84,7 @@ def read_rows(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     for line in data[:end].split(b"\n"):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)

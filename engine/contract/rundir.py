@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from engine.contract.errors import UserError
 from engine.contract.files import child, read_json, read_rows, replace_json, slug
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe, parse_recipe
+from engine.contract.stored import restore
 
 State = Literal["queued", "preparing", "running", "stopping", "finished", "stopped", "failed", "lost"]
 TERMINAL: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
@@ -107,13 +108,8 @@ class Status:
 
     @classmethod
     def read(cls, value: Any) -> Status | None:
-        """Rebuild from JSON, ignoring unknown keys; None if it is no status."""
-        if not isinstance(value, dict):
-            return None
-        known = {f.name for f in fields(cls)}
-        kept = {key: item for key, item in value.items() if key in known}
-        kept["ranks"] = tuple(kept.get("ranks") or ())
-        return cls(**kept)
+        """Rebuild from JSON; None if it is no status."""
+        return restore(cls, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +117,7 @@ class Attempt:
     """One try at running a run; `attempts/NNN.json`."""
 
     number: int
-    supervisor: dict[str, Any]
+    supervisor: dict[str, Any] = field(default_factory=dict)
     """`ProcessId` of the supervisor as JSON."""
     command: tuple[str, ...] = ()
     host: str = ""
@@ -144,14 +140,8 @@ class Attempt:
 
     @classmethod
     def read(cls, value: Any) -> Attempt | None:
-        """Rebuild from JSON, ignoring unknown keys; None if it is no attempt."""
-        if not isinstance(value, dict) or "number" not in value:
-            return None
-        known = {f.name for f in fields(cls)}
-        kept = {key: item for key, item in value.items() if key in known}
-        for name in ("command", "devices"):
-            kept[name] = tuple(kept.get(name) or ())
-        return cls(**{"supervisor": {}, **kept})
+        """Rebuild from JSON; None if it is no attempt."""
+        return restore(cls, value)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json, replace_json
 from engine.contract.rundir import ProcessId
+from engine.contract.stored import restore
 from engine.launch.processes import start_detached
 
 JobState = Literal["running", "done", "failed", "lost"]
@@ -44,11 +45,9 @@ class JobStatus:
     @classmethod
     def read(cls, path: Path) -> JobStatus | None:
         """Return the job's status as it is, or None if there is no job."""
-        value = read_json(path)
-        if not isinstance(value, dict):
+        status = restore(cls, read_json(path))
+        if status is None:
             return None
-        known = {f.name for f in fields(cls)}
-        status = cls(**{key: item for key, item in value.items() if key in known})
         if status.state != "running":
             return status
         process = ProcessId.read(status.process)

@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from engine.contract.files import read_json, replace_json
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import ProcessId, RunDir, effective_state
+from engine.contract.stored import restore
 from engine.launch.command import resolve_device
 from engine.launch.devices import Machine, inventory
 from engine.launch.locks import CPU, Device, acquire, devices_of, holder_of
@@ -54,13 +55,7 @@ class Ticket:
     @classmethod
     def read(cls, path: Path) -> Ticket | None:
         """Read a ticket; None if the file is none."""
-        value = read_json(path)
-        if not isinstance(value, dict) or not {"run", "path", "order"} <= value.keys():
-            return None
-        known = {f.name for f in fields(cls)}
-        kept = {key: item for key, item in value.items() if key in known}
-        kept["chosen"] = tuple(kept.get("chosen") or ())
-        return cls(**kept)
+        return restore(cls, read_json(path))
 
     def alive(self) -> bool:
         """Whether its supervisor still waits."""

@@ -68,22 +68,24 @@ class RunTrainer(MultiTaskTrainer):
         self.args.output_dir = str(temporary)
         try:
             super()._save_checkpoint(model, trial)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it only takes the room of others
-            raise
-        if self.args.world_size > 1:
-            dist.barrier()
-        if self.record.rank == 0:
-            written = temporary / f"checkpoint-{step}"
-            if (state := self.balance_state()) is not None:
-                replace_json(written / WEIGHTING_FILE, state)
-            finished = finish_checkpoint(written, self.run, step=step)
-            shutil.rmtree(temporary, ignore_errors=True)
-            prune(self.run, keep=self.keep, best=self._best_saved())
-            self.record.event("save", f"Saved {finished.name}.", step=step, checkpoint=finished.name)
+            if self.args.world_size > 1:
+                dist.barrier()
+            if self.record.rank == 0:
+                self._finish(temporary / f"checkpoint-{step}", step)
+        finally:  # also on a full disk, where it would only take the room of others
+            if self.record.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
         if self.args.world_size > 1:
             dist.barrier()
         self.record.update(phase=phase)
+
+    def _finish(self, written: Path, step: int) -> None:
+        """Make a checkpoint of what was written, and delete those that are not to be kept."""
+        if (state := self.balance_state()) is not None:
+            replace_json(written / WEIGHTING_FILE, state)
+        finished = finish_checkpoint(written, self.run, step=step)
+        prune(self.run, keep=self.keep, best=self._best_saved())
+        self.record.event("save", f"Saved {finished.name}.", step=step, checkpoint=finished.name)
 
     def _best_saved(self) -> int:
         """Return the step of the best evaluation that has a checkpoint, 0 if there is none."""

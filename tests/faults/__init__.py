@@ -1,0 +1,1 @@
+"""Faults, injected: what must hold when processes die, disks fill, files break, clocks jump and devices vanish."""
