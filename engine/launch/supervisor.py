@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from engine.contract.errors import UserError
+from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json
 from engine.contract.places import DataRoot, data_root
 from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
@@ -135,6 +135,8 @@ def _train(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], a
     )
     seen = _wait(run, launcher, attempt.number, asked_to_end)
     end, problem = classify(run, attempt.number, launcher.returncode)
+    if end == "failed" and asked_to_end:  # it had not come to where it could save
+        end, problem = "stopped", Problem(problem="")
     ended = replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix)
     try:
         replace_json(path, asdict(ended))
