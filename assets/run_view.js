@@ -66,7 +66,7 @@ function show(run) {
   const atEnd = slots.log.scrollHeight - slots.log.scrollTop - slots.log.clientHeight < 24;
   slots.log.textContent = run.log || "No log yet.";
   if (atEnd) slots.log.scrollTop = slots.log.scrollHeight;
-  if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("What is started", run.config.launch), copyBlock("accelerate.yaml", run.config.accelerate), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));
+  if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("What is started", run.config.launch), copyBlock("accelerate.yaml", run.config.accelerate), ...(run.config.machines ? [copyBlock("On the other machines, when it starts", run.config.machines)] : []), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));
   document.title = `${run.total ? `${Math.floor((run.step / run.total) * 100)} % · ` : ""}${run.name}`;
 }
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "fetch-data": ("engine.data.fetch_data_command", "bring a data set from a hub to this machine"),
     "doctor": ("engine.doctor", "say what this machine can do, and why not"),
     "queue": ("engine.launch.queue_command", "who waits for which device; change the order"),
+    "node": ("engine.launch.node_command", "take part in a run on several machines as another machine"),
     "runs": ("engine.launch.runs_command", "list runs, or stop one"),
 }
 

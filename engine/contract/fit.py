@@ -56,7 +56,7 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
 def _fit_gpus(
     recipe: Recipe, gpus: tuple[GpuLike, ...], present: int, memory: MemoryEstimate, strategy: Strategy
 ) -> Fit:
-    wanted = recipe.launch.num_processes
+    wanted = recipe.launch.processes_here
     if wanted > len(gpus):
         has = f"this machine has {present}"
         return Fit(ok=False, sentence=f"asks for {wanted} GPUs; {has}", needs_bytes=memory.high_bytes, memory=memory)

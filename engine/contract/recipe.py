@@ -9,38 +9,16 @@ it.  The docstring under a field is its tooltip.  Reading, writing and overridin
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from engine.contract.recipe_base import Count, MisplacedValue, Number, Section
+from engine.contract.recipe_launch import LaunchSection
 
 SCHEMA_VERSION = 1
 TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """Task names appear in metric keys, file names and legends: lower-case slugs only."""
-
-
-def _strict_number(value: object) -> object:
-    """Refuse booleans where a number belongs: `true` would silently become 1."""
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not true/false")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_strict_number)]
-Count = Annotated[int, BeforeValidator(_strict_number)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values are frozen, docstrings are help texts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class MisplacedValue(ValueError):
-    """A value that is wrong because of another one; `field` is the one to change."""
-
-    def __init__(self, problem: str, field: str) -> None:
-        super().__init__(problem)
-        self.field = field
 
 
 class ColumnsSection(Section):
@@ -288,45 +266,6 @@ class RecordSection(Section):
     """End the run when a loss or gradient is not a number any more. Such a state is never saved as a checkpoint."""
     per_device_eval_batch_size: Count = Field(8, ge=1, le=4096)
     """Examples per device in one forward pass of the evaluation."""
-
-
-class LaunchSection(Section):
-    """Where the run is computed."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` = the GPUs if there are any, else the CPU."""
-    num_processes: Count = Field(1, ge=1, le=1024)
-    """Processes, one per GPU. On the CPU more than one is for tests only."""
-    strategy: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = "auto"
-    """How several processes share the model: `ddp` = each holds all of it; `fsdp2`, `zero3` = each holds a part of
-    everything; `zero2` = a part of gradients and optimizer. `auto` = the fastest that fits."""
-    cpu_offload: bool = False
-    """Keep what the strategy splits in the machine's memory instead of the GPU's: slow, but larger models fit. Not for
-    `ddp`."""
-    gpus: str = Field("", max_length=200, pattern=r"^(\d+( *, *\d+)*)?$")
-    """Which GPUs, as `0,2`; the run waits until they are free. Empty = the first `num_processes` that are."""
-
-    max_restarts: Count = Field(0, ge=0, le=100)
-    """How often a run that fails goes on from its last checkpoint by itself. Not after errors that would come again."""
-
-    @model_validator(mode="after")
-    def _one_process_per_gpu(self) -> LaunchSection:
-        chosen = self.gpu_indices()
-        if len(set(chosen)) < len(chosen):
-            raise MisplacedValue(f"gpus names a GPU twice: {self.gpus}", "gpus")
-        if chosen and len(chosen) != self.num_processes:
-            problem = f"gpus names {len(chosen)} GPU(s), num_processes is {self.num_processes}: make them equal"
-            raise MisplacedValue(problem, "gpus")
-        if self.cpu_offload and self.strategy == "ddp":
-            raise MisplacedValue("ddp splits nothing that could be offloaded: choose fsdp2, zero2 or zero3", "strategy")
-        if self.num_processes == 1 and (self.cpu_offload or self.strategy not in ("auto", "ddp")):
-            name = "cpu_offload" if self.strategy in ("auto", "ddp") else "strategy"
-            raise MisplacedValue(f"{name} needs num_processes of 2 or more", name)
-        return self
-
-    def gpu_indices(self) -> tuple[int, ...]:
-        """Return `gpus` as numbers."""
-        return tuple(int(part) for part in self.gpus.split(",") if part.strip())
 
 
 class Recipe(Section):

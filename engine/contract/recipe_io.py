@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from engine.contract.errors import Problem, UserError
 from engine.contract.hub_path import is_hub_path
-from engine.contract.recipe import MisplacedValue, Recipe
+from engine.contract.recipe import Recipe
+from engine.contract.recipe_base import MisplacedValue
 
 MAX_RECIPE_BYTES = 1_000_000
 

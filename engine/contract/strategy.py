@@ -141,4 +141,4 @@ def gpus_of(recipe: Recipe, machine: MachineLike) -> tuple[GpuLike, ...]:
         return ()
     if chosen := recipe.launch.gpu_indices():
         return tuple(machine.gpus[index] for index in chosen if index < len(machine.gpus))
-    return tuple(machine.gpus[: recipe.launch.num_processes])
+    return tuple(machine.gpus[: recipe.launch.processes_here])

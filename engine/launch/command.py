@@ -23,6 +23,7 @@ from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
 from engine.contract.strategy import Strategy, choose_strategy
 from engine.launch.devices import Machine, inventory
+from engine.launch.processes import PROJECT
 
 
 def resolve_device(recipe: Recipe, machine: Machine | None = None) -> str:
@@ -41,36 +42,47 @@ def resolve_device(recipe: Recipe, machine: Machine | None = None) -> str:
         )
         fix = "choose from those that are there, or leave it empty."
         raise UserError(f"There is no GPU {absent[0]}: {known}.", fix=fix, field="launch.gpus")
-    if recipe.launch.num_processes > gpus:
+    if recipe.launch.processes_here > gpus:
         reason = machine.gpu_note or f"This machine has {gpus} visible."
         raise UserError(
-            f"The recipe asks for {recipe.launch.num_processes} GPU process(es). {reason}",
+            f"The recipe asks for {recipe.launch.processes_here} GPU process(es). {reason}",
             fix="lower launch.num_processes, or set launch.device to cpu.",
             field="launch.num_processes",
         )
     return "cuda"
 
 
-def accelerate_config(recipe: Recipe, device: str) -> dict[str, Any]:
-    """Return the accelerate config of the run; precision is the Trainer's business, so it is off here."""
-    processes = recipe.launch.num_processes
+def accelerate_config(recipe: Recipe, device: str, *, machine: int = 0) -> dict[str, Any]:
+    """Return the accelerate config of the run; precision is the Trainer's business, so it is off here.
+
+    Args:
+        recipe: The recipe.
+        device: cuda or cpu.
+        machine: Which of `launch.machines` it is for; 0 is the one that starts the run.
+    """
+    launch, processes = recipe.launch, recipe.launch.num_processes
+    if launch.machines:
+        first = launch.machines[0].rpartition("@")[2]
+        meeting = {"main_process_ip": first, "main_process_port": launch.main_process_port, "rdzv_backend": "static"}
+    else:
+        meeting = {"main_process_port": 0}
     return {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
         "use_cpu": device == "cpu",
-        "num_machines": 1,
+        "num_machines": max(1, len(launch.machines)),
         "num_processes": processes,
-        "machine_rank": 0,
-        "main_process_port": 0,
+        "machine_rank": machine,
+        **meeting,
         "mixed_precision": "no",
         "dynamo_config": {"dynamo_backend": "NO"},
         "debug": False,
     }
 
 
-def accelerate_text(recipe: Recipe, device: str) -> str:
-    """Return the accelerate config file of the run."""
-    return yaml.safe_dump(accelerate_config(recipe, device), sort_keys=False)
+def accelerate_text(recipe: Recipe, device: str, *, machine: int = 0) -> str:
+    """Return the accelerate config file of the run, for one of its machines."""
+    return yaml.safe_dump(accelerate_config(recipe, device, machine=machine), sort_keys=False)
 
 
 def settle_strategy(run: RunDir, recipe: Recipe) -> Strategy:
@@ -90,16 +102,37 @@ def settle_strategy(run: RunDir, recipe: Recipe) -> Strategy:
     return chosen
 
 
-def write_accelerate_config(run: RunDir, recipe: Recipe) -> Path:
-    """Write the run's accelerate config file and return its path."""
-    path = run.path / "accelerate.yaml"
-    path.write_text(accelerate_text(recipe, resolve_device(recipe)))
-    return path
+def config_file(run: RunDir, machine: int) -> Path:
+    """Return where the accelerate config of a machine lies."""
+    return run.path / (f"accelerate-{machine}.yaml" if machine else "accelerate.yaml")
 
 
-def train_command(recipe: Recipe, run: RunDir, *, resume_from: str = "") -> list[str]:
+def write_accelerate_config(run: RunDir, recipe: Recipe, *, machine: int = 0) -> None:
+    """Write the run's accelerate config file for one of its machines."""
+    config_file(run, machine).write_text(accelerate_text(recipe, resolve_device(recipe), machine=machine))
+
+
+def node_command(run: RunDir, machine: int) -> list[str]:
+    """Return the argv that lets another machine take part in a run, see `engine.launch.node_command`."""
+    home = f"MFT_STUDIO_HOME={data_root().path}"
+    return [
+        "env",
+        "-C",
+        str(PROJECT),
+        home,
+        sys.executable,
+        "-m",
+        "engine",
+        "node",
+        str(run.path),
+        "--machine",
+        str(machine),
+    ]
+
+
+def train_command(recipe: Recipe, run: RunDir, *, resume_from: str = "", machine: int = 0) -> list[str]:
     """Return the argv that trains a run: accelerate, then our main with paths that we made ourselves."""
-    argv = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(run.path / "accelerate.yaml")]
+    argv = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config_file(run, machine))]
     argv += ["-m", "engine.train.main", "--run", str(run.path)]
     return [*argv, "--resume-from", resume_from] if resume_from else argv
 

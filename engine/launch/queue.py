@@ -74,7 +74,7 @@ def ticket_for(recipe: Recipe, *, run: str, path: Path, order: float, resume_fro
     chosen: tuple[str, ...] = (CPU,) if device == "cpu" else ()
     if device == "cuda" and recipe.launch.gpus:
         chosen = tuple(machine.gpus[index].uuid for index in recipe.launch.gpu_indices())
-    count = len(chosen) or recipe.launch.num_processes
+    count = len(chosen) or recipe.launch.processes_here
     me = asdict(ProcessId.of(os.getpid()))
     return Ticket(run=run, path=str(path), order=order, count=count, chosen=chosen, resume_from=resume_from, process=me)
 

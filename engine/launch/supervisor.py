@@ -25,7 +25,14 @@ from engine.contract.files import read_json, replace_json
 from engine.contract.places import DataRoot, data_root
 from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
 from engine.launch.aftermath import classify, may_try_again, memory_back, was_cancelled
-from engine.launch.command import resolve_device, settle_strategy, train_command, write_accelerate_config
+from engine.launch.command import (
+    display_command,
+    node_command,
+    resolve_device,
+    settle_strategy,
+    train_command,
+    write_accelerate_config,
+)
 from engine.launch.locks import CPU, Device
 from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
 from engine.launch.queue import Ticket, first_order, ticket_for, try_turn, write_ticket
@@ -133,7 +140,9 @@ def _train(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], a
     launcher = start_detached(
         list(attempt.command), run.log_file, environment={**visible, **patience}, keep=list(held.values())
     )
+    others = _start_machines(run)
     seen = _wait(run, launcher, attempt.number, asked_to_end)
+    end_processes(others, grace_s=0.0)
     end, problem = classify(run, attempt.number, launcher.returncode)
     if end == "failed" and asked_to_end:  # it had not come to where it could save
         end, problem = "stopped", Problem(problem="")
@@ -171,6 +180,21 @@ def _await_turn(run: RunDir, ticket: Ticket, attempt: Attempt, path: Path, root:
             time.sleep(TURN_POLL_S)
     finally:
         ticket_file.unlink(missing_ok=True)
+
+
+def _start_machines(run: RunDir) -> list[ProcessId]:
+    """Start the other machines of a run over ssh, if it says so; return the ssh processes.
+
+    ssh hands its words to a shell over there: each is quoted, and host names cannot be options.
+    """
+    launch = run.recipe().launch
+    if launch.start_machines != "ssh":
+        return []
+    started = []
+    for machine, host in enumerate(launch.machines[1:], start=1):
+        argv = ["ssh", "-o", "BatchMode=yes", host, display_command(node_command(run, machine))]
+        started.append(ProcessId.of(start_detached(argv, run.path / "logs" / f"ssh-{machine}.log").pid))
+    return started
 
 
 def _wait(run: RunDir, launcher: subprocess.Popen[bytes], number: int, asked_to_end: list[bool]) -> set[int]:

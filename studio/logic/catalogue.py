@@ -23,7 +23,8 @@ from engine.contract.errors import UserError
 from engine.contract.files import read_json, replace_json, slug
 from engine.contract.hub_path import HubDataset, is_hub_path, parse_hub_path
 from engine.contract.places import DataRoot
-from engine.contract.recipe import TASK_NAME, ColumnsSection, Section
+from engine.contract.recipe import TASK_NAME, ColumnsSection
+from engine.contract.recipe_base import Section
 from engine.launch.jobs import JobStatus, start_job
 from studio.logic.dataset_store import Note, add_files, name_columns
 

@@ -26,6 +26,7 @@ from engine.launch.command import (
     accelerate_text,
     cli_equivalent,
     display_command,
+    node_command,
     resolve_device,
     train_command,
 )
@@ -334,4 +335,9 @@ def _config(run: RunDir, recipe: Recipe) -> dict[str, str]:
         "path": str(run.path),
         "launch": display_command(train_command(recipe, run)),
         "accelerate": accelerate_text(recipe, device),
+        "machines": "\n".join(
+            f"# on {host}\n{display_command(node_command(run, machine))}"
+            for machine, host in enumerate(recipe.launch.machines)
+            if machine
+        ),
     }
