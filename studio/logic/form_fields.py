@@ -155,6 +155,8 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
             return "names", (), False
         kind, choices, _ = _kind(rest[0])
         return kind, choices, len(rest) < len(arguments)
+    if origin is tuple:
+        return "names", (), False
     if origin is Literal:
         return "choice", tuple(str(a) for a in arguments), False
     simple: dict[Any, Kind] = {bool: "flag", int: "integer", float: "number", str: "text"}
