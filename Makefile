@@ -29,6 +29,7 @@ browser-tests: $(VENV)/.installed-dev browser
 	$(PY) -m pytest -m browser
 
 slow-tests: $(VENV)/.installed-dev browser
+	@sh scripts/install_slurm.sh
 	$(PY) -m pytest -m slow
 
 browser:

@@ -38,6 +38,8 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
 
     An unknown model (`config` None or without sizes) is let through with a sentence that says so.
     """
+    if recipe.launch.scheduler == "slurm":
+        return Fit(ok=True, sentence="runs where Slurm puts it: whether it fits there is not known here")
     gpus = gpus_of(recipe, machine)
     needs_gpu = recipe.launch.device == "cuda" and not gpus
     memory = known_memory(recipe, gpus, config, native_bf16=needs_gpu or machine.cpu_bf16)

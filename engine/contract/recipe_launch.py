@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from engine.contract.recipe_base import Count, MisplacedValue, Section
 
+SLURM_WORD = r"^[A-Za-z0-9_.,-]*$"
 Host = Annotated[str, StringConstraints(pattern=r"^([a-z_][a-z0-9_-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*$", max_length=255)]
 """`node1`, `10.0.0.2` or `user@node1`: never an option of ssh."""
 
@@ -28,6 +29,17 @@ class LaunchSection(Section):
     gpus: str = Field("", max_length=200, pattern=r"^(\d+( *, *\d+)*)?$")
     """Which GPUs, as `0,2`; the run waits until they are free. Empty = the first `num_processes` that are."""
 
+    scheduler: Literal["local", "slurm"] = "local"
+    """Who finds the devices: `local` = this studio, on this machine or on `machines`; `slurm` = the cluster's queue."""
+    num_machines: Count = Field(1, ge=1, le=256)
+    """For `slurm`: nodes of the job, each with `num_processes` divided by their number."""
+    partition: str = Field("", max_length=100, pattern=SLURM_WORD)
+    """For `slurm`: partitions to run in. Empty = the cluster's default."""
+    account: str = Field("", max_length=100, pattern=SLURM_WORD)
+    """For `slurm`: the account that is charged. Empty = yours."""
+    time_limit_minutes: Count | None = Field(None, ge=1, le=100_000)
+    """For `slurm`: time of a job. Two minutes before it ends the run saves, queues again and goes on. Empty = the
+    partition's."""
     machines: tuple[Host, ...] = Field((), max_length=64)
     """Machines of the run by name or address, the one that starts it first; each has `num_processes` divided by their
     number. They need the same installation and a disk that they share. Empty = this machine alone."""
@@ -44,8 +56,12 @@ class LaunchSection(Section):
         chosen = self.gpu_indices()
         if len(set(chosen)) < len(chosen):
             raise MisplacedValue(f"gpus names a GPU twice: {self.gpus}", "gpus")
-        if self.machines and self.num_processes % len(self.machines):
-            problem = f"{self.num_processes} processes cannot be shared by {len(self.machines)} machines"
+        if self.scheduler == "slurm" and self.machines:
+            raise MisplacedValue("Slurm chooses the machines: leave the list empty, say num_machines", "machines")
+        if self.scheduler == "local" and self.num_machines > 1:
+            raise MisplacedValue("num_machines is for Slurm: name the machines in `machines`", "num_machines")
+        if self.num_processes % self.machine_count:
+            problem = f"{self.num_processes} processes cannot be shared by {self.machine_count} machines"
             raise MisplacedValue(problem, "num_processes")
         if chosen and len(chosen) != self.processes_here:
             here = self.processes_here
@@ -59,9 +75,14 @@ class LaunchSection(Section):
         return self
 
     @property
+    def machine_count(self) -> int:
+        """Machines of the run."""
+        return len(self.machines) or self.num_machines
+
+    @property
     def processes_here(self) -> int:
         """Processes on one machine."""
-        return self.num_processes // max(1, len(self.machines))
+        return self.num_processes // self.machine_count
 
     def gpu_indices(self) -> tuple[int, ...]:
         """Return `gpus` as numbers."""

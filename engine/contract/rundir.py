@@ -135,6 +135,8 @@ class Attempt:
     problem: str = ""
     """Why it failed, one sentence."""
     fix: str = ""
+    job: str = ""
+    """Job of a scheduler that runs it; empty = a supervisor of this machine."""
     released: str = ""
     """Whether the memory of its GPUs came back, in words; empty on the CPU."""
 
@@ -332,6 +334,8 @@ def effective_state(run: RunDir) -> State:
     if attempt is None:
         return "queued"
     if attempt.waiting and not attempt.ended_at:
+        if attempt.job:
+            return "queued"
         supervisor = ProcessId.read(attempt.supervisor)
         return "queued" if supervisor and supervisor.alive() else "lost"
     status = run.status()
@@ -341,7 +345,8 @@ def effective_state(run: RunDir) -> State:
     if said in TERMINAL:
         return said
     people = [attempt.supervisor, *(status.ranks if status.attempt == attempt.number else ())]
-    if any(process.alive() for process in map(ProcessId.read, people) if process):
+    # whether a job lives is known to its scheduler, which ends the attempt if it does not
+    if attempt.job or any(process.alive() for process in map(ProcessId.read, people) if process):
         control = read_json(run.control_file) or {}
         asked = control.get("attempt") == attempt.number and control.get("request") in ("stop", "cancel")
         return "stopping" if asked else said

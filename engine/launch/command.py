@@ -8,6 +8,7 @@ MULTI_GPU + use_cpu.  Port 0 lets the system choose, so that two runs never coll
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ from engine.contract.rundir import RunDir
 from engine.contract.strategy import Strategy, choose_strategy
 from engine.launch.devices import Machine, inventory
 from engine.launch.processes import PROJECT
+
+MACHINES = "MFT_MACHINES"
+"""Environment variable: the machines that a scheduler has given to the run, by address, with commas."""
+
+
+def machines_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the machines of the run, the first one first; empty for this machine alone."""
+    given = os.environ.get(MACHINES, "")
+    return tuple(given.split(",")) if given else recipe.launch.machines
 
 
 def resolve_device(recipe: Recipe, machine: Machine | None = None) -> str:
@@ -60,9 +70,9 @@ def accelerate_config(recipe: Recipe, device: str, *, machine: int = 0) -> dict[
         device: cuda or cpu.
         machine: Which of `launch.machines` it is for; 0 is the one that starts the run.
     """
-    launch, processes = recipe.launch, recipe.launch.num_processes
-    if launch.machines:
-        first = launch.machines[0].rpartition("@")[2]
+    launch, processes, machines = recipe.launch, recipe.launch.num_processes, machines_of(recipe)
+    if len(machines) > 1:
+        first = machines[0].rpartition("@")[2]
         meeting = {"main_process_ip": first, "main_process_port": launch.main_process_port, "rdzv_backend": "static"}
     else:
         meeting = {"main_process_port": 0}
@@ -70,7 +80,7 @@ def accelerate_config(recipe: Recipe, device: str, *, machine: int = 0) -> dict[
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU" if processes > 1 else "NO",
         "use_cpu": device == "cpu",
-        "num_machines": max(1, len(launch.machines)),
+        "num_machines": max(1, len(machines)),
         "num_processes": processes,
         "machine_rank": machine,
         **meeting,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.contract.rundir import TERMINAL, Attempt, ProcessId, RunDir, effective_state
-from engine.launch.command import train_command, write_accelerate_config
+from engine.launch.command import machines_of, train_command, write_accelerate_config
 from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
 
 POLL_S = 0.5
@@ -35,23 +35,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Follow the run until it ends; 0 if it finished or was stopped."""
-    followed = RunDir(arguments.run.resolve())
-    machines = followed.recipe().launch.machines
-    if not 1 <= arguments.machine < len(machines):
+    return follow(RunDir(arguments.run.resolve()), arguments.machine)
+
+
+def follow(followed: RunDir, machine: int) -> int:
+    """Take part in the attempts of a run as one of its machines until it ends.
+
+    Raises:
+        UserError: If the run has no such machine.
+    """
+    machines = machines_of(followed.recipe())
+    if not 1 <= machine < len(machines):
         known = f"it has {len(machines)}, counted from 0" if machines else "it runs on one machine"
-        problem = f"Run {followed.id} has no machine {arguments.machine}: {known}."
+        problem = f"Run {followed.id} has no machine {machine}: {known}."
         raise UserError(problem, fix="name another one with --machine; 0 is the one that starts the run.")
     asked_to_end: list[bool] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked_to_end.append(True))
     adopt_orphans()
     done = 0
-    print(f"Machine {arguments.machine} of {len(machines)} waits for run {followed.id}.", flush=True)
+    print(f"Machine {machine} of {len(machines)} waits for run {followed.id}.", flush=True)
     while not asked_to_end:
         attempt = followed.last_attempt()
         if attempt and attempt.number > done and attempt.devices and not attempt.ended_at:
             print(f"Attempt {attempt.number}: training.", flush=True)
-            _take_part(followed, attempt, arguments.machine, asked_to_end)
+            _take_part(followed, attempt, machine, asked_to_end)
             done = attempt.number
         elif done and _is_over(followed, done):
             break

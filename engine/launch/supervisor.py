@@ -24,6 +24,7 @@ from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json
 from engine.contract.places import DataRoot, data_root
 from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
+from engine.launch import slurm
 from engine.launch.aftermath import classify, may_try_again, memory_back, was_cancelled
 from engine.launch.command import (
     display_command,
@@ -60,8 +61,11 @@ def start_run(run: RunDir, *, resume_from: str = "", order: float | None = None)
     if effective_state(run) in ("preparing", "running", "stopping") or (previous and is_waiting(run)):
         raise UserError(f"Run {run.id} is running already, or waits for its turn.", fix="open its page.")
     recipe = run.recipe()
-    resolve_device(recipe)  # say what is missing before anything starts
     number = previous.number + 1 if previous else 1
+    if recipe.launch.scheduler == "slurm":
+        slurm.submit(run, number=number, resume_from=resume_from)
+        return
+    resolve_device(recipe)  # say what is missing before anything starts
     argv = [sys.executable, "-m", "engine.launch.supervisor", str(run.path), "--number", str(number)]
     argv += ["--order", repr(time.time() if order is None else order)]
     process = start_detached([*argv, "--resume-from", resume_from] if resume_from else argv, run.log_file)
@@ -104,10 +108,25 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float =
     if held is None:
         replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="stopped")))
         return 0
+    attempt = replace(attempt, devices=tuple(device.label for device in held))
+    return _until_it_ends(run, attempt, path, held)
+
+
+def supervise_job(run: RunDir, attempt: Attempt) -> int:
+    """Run an attempt whose devices a scheduler has given, to its end; return 0 if it finished or was stopped."""
+    command = train_command(run.recipe(), run, resume_from=attempt.resume_from)
+    me = asdict(ProcessId.of(os.getpid()))
+    mine = replace(attempt, supervisor=me, command=tuple(command), host=socket.gethostname())
+    return _until_it_ends(run, mine, run.attempts / f"{attempt.number:03d}.json", {})
+
+
+def _until_it_ends(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int]) -> int:
+    """Train on devices that are ours, again if it may; return 0 if it finished or was stopped."""
+    recipe = run.recipe()
     settle_strategy(run, recipe)
     write_accelerate_config(run, recipe)
     adopt_orphans()
-    attempt = replace(attempt, waiting="", devices=tuple(device.label for device in held), started_at=time.time())
+    attempt = replace(attempt, waiting="", started_at=time.time())
     replace_json(path, asdict(attempt))
     asked_to_end: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))

@@ -16,6 +16,7 @@ from engine.contract.places import data_root
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import load_recipe, override
 from engine.contract.rundir import TERMINAL, RunDir, create_run, create_run_at, effective_state, request
+from engine.launch import slurm
 
 POLL_S = 0.5
 
@@ -71,6 +72,7 @@ def watch(run_dir: RunDir) -> int:
     bar: tqdm | None = None
     while True:
         try:
+            slurm.look(run_dir)
             state, status = effective_state(run_dir), run_dir.status()
             if bar is None and status.total_steps:
                 bar = tqdm(total=status.total_steps, initial=status.started_step, unit="step", file=sys.stdout)

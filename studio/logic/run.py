@@ -22,6 +22,7 @@ from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
 from engine.contract.rundir import TERMINAL, Attempt, RunDir, Status, effective_state, is_waiting, open_run, request
+from engine.launch import slurm
 from engine.launch.command import (
     accelerate_text,
     cli_equivalent,
@@ -121,6 +122,7 @@ class RunWatcher:
             UserError: If there is no such run.
         """
         run = open_run(self.root.runs, run_id)
+        slurm.look(run)
         with self._lock:
             snapshot = self._snapshots.pop(run_id, None) or _Snapshot(run)
             self._snapshots[run_id] = snapshot
@@ -195,7 +197,9 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "warning": (_stalled(status, recent) or _warning(snapshot.events, status.step)) if state == "running" else "",
         "problem": problem[0],
         "fix": problem[1],
-        "actions": _actions(state, checkpoints, waits=state == "queued" and attempt is not None),
+        "actions": _actions(
+            state, checkpoints, waits=state == "queued" and attempt is not None, job=bool(attempt and attempt.job)
+        ),
         "generation": snapshot.generation,
         "cursor": len(snapshot.order),
         "reset": reset,
@@ -214,10 +218,10 @@ def _phase(phase: str, state: str, attempt: Attempt | None) -> str:
     return phase if state in ("preparing", "running", "stopping") else ""
 
 
-def _actions(state: str, checkpoints: list[int], *, waits: bool) -> dict[str, bool]:
+def _actions(state: str, checkpoints: list[int], *, waits: bool, job: bool) -> dict[str, bool]:
     over = state in TERMINAL
     return {
-        "first": waits,
+        "first": waits and not job,
         "leave": waits,
         "stop": state in ("preparing", "running"),
         "save": state == "running",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from engine.contract.errors import UserError
 from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir, effective_state, is_waiting, list_runs, open_run
+from engine.launch import slurm
 from studio.logic.run import STATE_WORDS
 
 
@@ -60,6 +61,7 @@ def request_delete(root: DataRoot, run_id: str) -> str:
 
 
 def _line(run: RunDir) -> RunLine:
+    slurm.look(run)
     recipe, status, state = run.recipe(), run.status(), effective_state(run)
     attempt = run.last_attempt()
     tone, word = STATE_WORDS[state]
