@@ -61,7 +61,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(recipe, tmp_path,
         assert effective_state(run) == "lost", "it was to be killed while it trained"
         assert all(verify_checkpoint(path) == "" for path in run.checkpoint_dirs())
     last = begin(server, run)
-    last.join(60)
+    last.join(240)
     assert run.status().state == "finished" and run.last_attempt().number == kills + 1
     assert train_losses(run) == train_losses(whole)
     weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
