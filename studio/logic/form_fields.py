@@ -33,6 +33,13 @@ LABELS = {
     "dtype": "Number format",
     "attn_implementation": "Attention",
     "num_processes": "Processes",
+    "cpu_offload": "CPU offload",
+    "gpus": "GPUs",
+    "num_machines": "Slurm nodes",
+    "machines": "Machines",
+    "stop_on_nan": "Stop on NaN",
+    "use_rslora": "rsLoRA",
+    "use_dora": "DoRA",
     "per_device_eval_batch_size": "Evaluation batch size",
 }
 """Where the field's name is not what people say; every other label is the name itself in words."""

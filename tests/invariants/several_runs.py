@@ -17,7 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from engine.contract.rundir import RunDir
 from engine.launch.processes import die_with_parent
-from engine.train.main import train
+from engine.train.main import leave, train
 from engine.train.record import RunRecord
 
 if __name__ == "__main__":
@@ -30,3 +30,4 @@ if __name__ == "__main__":
         # what accelerate and transformers keep of a strategy for the rest of a process, which has one run otherwise
         unset_hf_deepspeed_config()
         AcceleratorState._reset_state(True)
+    leave(0)
