@@ -23,13 +23,14 @@ types: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 
 fast-tests: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not slow and not browser and not gpu"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not browser and not gpu" -n auto --maxprocesses=8 --dist=loadfile
 
 browser-tests: $(VENV)/.installed-dev browser
 	$(PY) -m pytest -m browser
 
 slow-tests: $(VENV)/.installed-dev browser
 	@sh scripts/install_slurm.sh
+	@test -d $(VENV)/dlrover || $(PY) -m pip install --quiet --target $(VENV)/dlrover -r requirements-dlrover.txt
 	$(PY) -m pytest -m slow
 
 browser:

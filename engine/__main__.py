@@ -26,6 +26,7 @@ COMMANDS = {
     "doctor": ("engine.doctor", "say what this machine can do, and why not"),
     "queue": ("engine.launch.queue_command", "who waits for which device; change the order"),
     "node": ("engine.launch.node_command", "take part in a run on several machines as another machine"),
+    "elastic": ("engine.launch.elastic_command", "train a run under DLRover, in every pod of an elastic job"),
     "runs": ("engine.launch.runs_command", "list runs, or stop one"),
 }
 

@@ -1,4 +1,4 @@
-"""Whether a recipe can run on a machine, in one sentence.
+"""Whether a recipe can run on a machine, in one sentence; and the largest model that can.
 
 MemoryEstimate + Strategy + machine -> Fit
 """
@@ -16,6 +16,27 @@ from engine.contract.strategy import Strategy, choose_strategy, gpus_of, known_m
 
 CPU_TRAINING_LIMIT = 1_500_000_000
 """More parameters than this are not trained on a CPU here: one optimizer step would take many minutes."""
+
+
+SIZES = {
+    "0.1B": (49152, 576, 30, 9, 3, 1536),
+    "0.5B": (151936, 896, 24, 14, 2, 4864),
+    "1.5B": (151936, 1536, 28, 12, 2, 8960),
+    "3B": (151936, 2048, 36, 16, 2, 11008),
+    "7B": (152064, 3584, 28, 28, 4, 18944),
+    "14B": (152064, 5120, 48, 40, 8, 13824),
+    "32B": (152064, 5120, 64, 40, 8, 27648),
+    "72B": (152064, 8192, 80, 64, 8, 29568),
+}
+"""Usual sizes of dense models, smallest first, in the order of `SHAPE` (those of SmolLM2 and Qwen2.5)."""
+SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +74,29 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
         answer = _fit_gpus(recipe, gpus, len(machine.gpus), sharded(memory, strategy, recipe, config), strategy)
         return replace(answer, strategy=strategy) if recipe.launch.num_processes > 1 else answer
     return _fit_cpu(machine, memory, num_parameters(config))
+
+
+def largest_that_fits(machine: MachineLike, method: str) -> str:
+    """Return the largest of the usual sizes that surely fits, `14B`; empty if none does.
+
+    With rows of 2048 tokens, one at a time, gradient checkpointing, and all GPUs of the machine.
+    """
+    recipe = Recipe.model_validate(
+        {
+            "model_name_or_path": "any",
+            "method": method,
+            "tasks": [{"name": "any", "path": "any.jsonl"}],
+            "model": {"gradient_checkpointing": True},
+            "data": {"max_length": 2048},
+            "optim": {"per_device_train_batch_size": 1},
+            "launch": {"num_processes": max(1, len(machine.gpus))},
+        }
+    )
+    largest = ""
+    for name, sizes in SIZES.items():
+        found = fit(recipe, machine, {"model_type": "llama", **dict(zip(SHAPE, sizes, strict=True))})
+        largest = name if found.ok and not found.tight else largest
+    return largest
 
 
 def _fit_gpus(

@@ -52,7 +52,7 @@ def was_cancelled(run: RunDir, number: int) -> bool:
     return control.get("attempt") == number and control.get("request") == "cancel"
 
 
-def may_try_again(run: RunDir, number: int, *, tried: int) -> bool:
+def may_try_again(run: RunDir, number: int) -> bool:
     """Whether a failed run is to be resumed by itself.
 
     Not if its error would come again, and not without a checkpoint: a run never silently starts over.
@@ -60,12 +60,11 @@ def may_try_again(run: RunDir, number: int, *, tried: int) -> bool:
     Args:
         run: The run, just failed.
         number: The attempt that failed.
-        tried: How often this has been done already.
     """
     control = read_json(run.control_file) or {}
     if control.get("attempt") == number and control.get("request") in ("stop", "cancel"):
         return False
-    if not run.recipe_file.is_file() or tried >= run.recipe().launch.max_restarts or not run.checkpoint_dirs():
+    if not run.recipe_file.is_file() or not run.checkpoint_dirs():
         return False
     return not any(told.get("type") in NOT_AGAIN or "emory" in told.get("problem", "") for told in last_words(run))
 

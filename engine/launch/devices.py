@@ -63,6 +63,10 @@ class Machine:
     """Whether the CPU multiplies bfloat16 natively (avx512_bf16 or amx_bf16)."""
     gpu_note: str
     """Why there is no GPU to see, one sentence; empty if there is one."""
+    driver: str = ""
+    """Version of the NVIDIA driver."""
+    driver_cuda: str = ""
+    """Newest CUDA that the driver can run, as `13.0`."""
 
 
 _lock = threading.Lock()
@@ -79,7 +83,7 @@ def inventory() -> Machine:
 
 
 def _read() -> Machine:
-    gpus, note = _read_gpus()
+    (gpus, note), (driver, cuda) = _read_gpus(), _read_driver()
     memory = psutil.virtual_memory()
     return Machine(
         gpus=gpus,
@@ -89,6 +93,8 @@ def _read() -> Machine:
         ram_used=memory.total - memory.available,
         cpu_bf16=_cpu_bf16(),
         gpu_note=note,
+        driver=driver,
+        driver_cuda=cuda,
     )
 
 
@@ -119,6 +125,23 @@ def _read_gpus() -> tuple[tuple[Gpu, ...], str]:
         return found, "" if found else "The NVIDIA driver reports no GPU."
     except pynvml.NVMLError as error:
         return (), f"The NVIDIA driver does not answer ({error})."
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_driver() -> tuple[str, str]:
+    """Return the versions of the driver and of the CUDA it can run; empty without one."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "", ""
+    try:
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}"
+    except pynvml.NVMLError:
+        return "", ""
     finally:
         pynvml.nvmlShutdown()
 

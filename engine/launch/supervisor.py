@@ -109,18 +109,22 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float =
         replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="stopped")))
         return 0
     attempt = replace(attempt, devices=tuple(device.label for device in held))
-    return _until_it_ends(run, attempt, path, held)
+    return _until_it_ends(run, attempt, path, held, retries=recipe.launch.max_restarts)
 
 
 def supervise_job(run: RunDir, attempt: Attempt) -> int:
-    """Run an attempt whose devices a scheduler has given, to its end; return 0 if it finished or was stopped."""
-    command = train_command(run.recipe(), run, resume_from=attempt.resume_from)
+    """Run an attempt whose devices a scheduler has given, to its end; return 0 if it finished or was stopped.
+
+    An attempt that brings its command has a launcher that tries again by itself.
+    """
+    command = attempt.command or train_command(run.recipe(), run, resume_from=attempt.resume_from)
     me = asdict(ProcessId.of(os.getpid()))
     mine = replace(attempt, supervisor=me, command=tuple(command), host=socket.gethostname())
-    return _until_it_ends(run, mine, run.attempts / f"{attempt.number:03d}.json", {})
+    retries = 0 if attempt.command else run.recipe().launch.max_restarts
+    return _until_it_ends(run, mine, run.attempts / f"{attempt.number:03d}.json", {}, retries=retries)
 
 
-def _until_it_ends(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int]) -> int:
+def _until_it_ends(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], *, retries: int) -> int:
     """Train on devices that are ours, again if it may; return 0 if it finished or was stopped."""
     recipe = run.recipe()
     settle_strategy(run, recipe)
@@ -131,12 +135,11 @@ def _until_it_ends(run: RunDir, attempt: Attempt, path: Path, held: dict[Device,
     asked_to_end: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tried = 0
     while True:
         end = _train(run, attempt, path, held, asked_to_end)
-        if end != "failed" or asked_to_end or not may_try_again(run, attempt.number, tried=tried):
+        if end != "failed" or asked_to_end or retries == 0 or not may_try_again(run, attempt.number):
             return 1 if end == "failed" else 0
-        tried += 1
+        retries -= 1
         for old in run.errors.glob("rank-*.json"):
             old.unlink()
         command = train_command(recipe, run, resume_from="latest")

@@ -45,7 +45,7 @@ def main() -> int:
     record = RunRecord(run, attempt=attempt.number if attempt else 0, rank=rank)
     record.update(ranks=(own_process(),))
     try:
-        train(run, record, resume_from=arguments.resume_from)
+        train(run, record, resume_from=_where_from(run, arguments.resume_from))
     except UserError as error:
         logger.error("%s", error)
         record.error(error.problems[0], error)
@@ -57,11 +57,17 @@ def main() -> int:
     return 0
 
 
+def _where_from(run: RunDir, wanted: str) -> str:
+    """Return the checkpoint to go on from: the newest if a launcher has started this rank in place of a dead one."""
+    anew = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return "latest" if anew and run.checkpoint_dirs() else wanted
+
+
 def leave(status: int) -> NoReturn:
     """End the process at once, everything being written.
 
-    An orderly shutdown destroys the threads of gloo, NCCL and DeepSpeed in any order: now and then one is still running, and a
-    finished process aborts.
+    An orderly shutdown destroys the threads of gloo, NCCL and DeepSpeed in any order: now and then one is still running
+    and a finished process aborts.
     """
     logging.shutdown()
     sys.stdout.flush()

@@ -23,10 +23,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def wait_for(condition: Callable[[], bool], *, timeout: float, what: str) -> float:
-    """Wait until a condition holds and return how long it took, s."""
+    """Wait until a condition holds and return how long it took, s.
+
+    On a busy machine four times as long as `timeout`: how fast something is, is for the caller to assert.
+    """
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < timeout, f"timed out waiting for {what}"
+        assert time.monotonic() - started < 4 * timeout, f"timed out waiting for {what}"
         time.sleep(0.05)
     return time.monotonic() - started
 
