@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),
     "fetch-data": ("engine.data.fetch_data_command", "bring a data set from a hub to this machine"),
+    "families": ("engine.families_command", "the model families, and whether everything works with each"),
     "doctor": ("engine.doctor", "say what this machine can do, and why not"),
     "queue": ("engine.launch.queue_command", "who waits for which device; change the order"),
     "node": ("engine.launch.node_command", "take part in a run on several machines as another machine"),

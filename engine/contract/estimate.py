@@ -112,7 +112,8 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
     """Estimate the peak memory of one process.
 
         weights      full: 4 bytes each (float32 masters); else 2, or 4 where the device has no bfloat16;
-                     `qlora`: 0.516 for attention and MLP, fused experts stay as they are
+                     `qlora`: 0.516 for attention, MLP and experts
+        experts      `qlora`: those of one layer, in 16 bit while they compute
         gradients    4 per trained weight;  optimizer: 8 (AdamW)
         activations  N * L * (10 H + 2 KV + 4 I) numbers, or N * L * H and one layer with gradient checkpointing
         logits       10 V per supervised token, where alone the head is computed: number, float32 copy, gradient
@@ -142,11 +143,14 @@ def estimate_memory(recipe: Recipe, config: Mapping[str, Any], *, native_bf16: b
     tokens = recipe.optim.per_device_train_batch_size * recipe.data.max_length
     activations, vocab = _activations(recipe, config, tokens, number), config_size(config, "vocab_size")
     logits_low, logits_high = tokens * vocab * 10 // 4, tokens * vocab * 10
-    fixed, base = weights + adapter + (4 + 8) * trained, int(0.8 * GIB)
+    layers = config_size(config, "num_hidden_layers", "n_layer")
+    unpacked = number * count.experts // layers if recipe.method == "qlora" else 0
+    fixed, base = weights + unpacked + adapter + (4 + 8) * trained, int(0.8 * GIB)
     low = fixed + int(0.4 * activations) + logits_low + base
     overhead = base + (fixed + activations) // 20
-    parts = [("weights", weights), ("adapter", adapter), ("gradients", 4 * trained), ("optimizer", 8 * trained),
-             ("activations", int(1.1 * activations)), ("logits", logits_high), ("overhead", overhead)]  # fmt: skip
+    parts = [("weights", weights), ("experts", unpacked), ("adapter", adapter), ("gradients", 4 * trained),
+             ("optimizer", 8 * trained), ("activations", int(1.1 * activations)), ("logits", logits_high),
+             ("overhead", overhead)]  # fmt: skip
     kept = tuple(part for part in parts if part[1])
     return MemoryEstimate(low_bytes=low, high_bytes=sum(size for _, size in kept), parts=kept)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.contract.estimate import GpuLike, MachineLike, MemoryEstimate, gigabytes
-from engine.contract.model_facts import num_parameters
+from engine.contract.model_facts import count_parameters, num_parameters
 from engine.contract.recipe import Recipe
 from engine.contract.strategy import Strategy, choose_strategy, gpus_of, known_memory, sharded
 
@@ -72,6 +72,7 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
     if gpus:
         strategy = choose_strategy(recipe, machine, config)
         answer = _fit_gpus(recipe, gpus, len(machine.gpus), sharded(memory, strategy, recipe, config), strategy)
+        answer = _fit_host(answer, recipe, machine, config)
         return replace(answer, strategy=strategy) if recipe.launch.num_processes > 1 else answer
     return _fit_cpu(machine, memory, num_parameters(config))
 
@@ -117,6 +118,18 @@ def _fit_gpus(
     ok, tight = memory.low_bytes <= free, memory.low_bytes <= free < memory.high_bytes
     sentence += ": it may just fit" if tight else ""
     return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
+
+
+def _fit_host(answer: Fit, recipe: Recipe, machine: MachineLike, config: Mapping[str, Any]) -> Fit:
+    """Take the machine's own memory into account: experts pass through it in 16 bit before they are quantized."""
+    if recipe.method != "qlora" or not count_parameters(config).experts:
+        return answer
+    needed = 2 * num_parameters(config) * recipe.launch.processes_here
+    if needed <= machine.ram_total:
+        return answer
+    has = f"this machine has {gigabytes(machine.ram_total)}"
+    sentence = f"{answer.sentence}; its experts are loaded through {gigabytes(needed)} of main memory; {has}"
+    return replace(answer, ok=False, sentence=sentence)
 
 
 def _fit_cpu(machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:

@@ -90,7 +90,7 @@ class ParameterCount:
     mlp: int
     """Dense MLP layers, shared experts included."""
     experts: int
-    """Fused expert weights of a mixture-of-experts model; bitsandbytes leaves them in 16 bit."""
+    """Fused expert weights of a mixture-of-experts model."""
     other: int
     """Norms, biases and routers."""
     active_experts: int
@@ -104,7 +104,7 @@ class ParameterCount:
     @property
     def quantized(self) -> int:
         """Weights that `method: qlora` stores in 4 bit."""
-        return self.attention + self.mlp
+        return self.attention + self.mlp + self.experts
 
     @property
     def active(self) -> int:
@@ -155,7 +155,8 @@ def num_parameters(config: Mapping[str, Any]) -> int:
 def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
     """Return the number of trained weights: all of them, or r * (in + out) per adapted linear layer.
 
-    Fused experts and routers get no adapter.  A list in `target_modules` is matched on the usual names (`q_proj`, ...).
+    Routers get no adapter, fused experts r * (in + out) each with `target_experts`.  A list in `target_modules` is
+    matched on the usual names (`q_proj`, ...).
     """
     if recipe.method == "full":
         return num_parameters(config)
@@ -168,14 +169,19 @@ def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
     head_dim = config_size(config, "head_dim", default=max(1, hidden // heads))
     query, key = heads * head_dim, config_size(config, "num_key_value_heads", default=heads) * head_dim
     shapes = {"q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (query, hidden)}
-    if not config_size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0):
+    experts = config_size(config, "num_local_experts", "num_experts", "n_routed_experts", default=0)
+    if not experts:
         inner = config_size(config, "intermediate_size", "n_inner", default=4 * hidden)
         shapes |= {"up_proj": (hidden, inner), "down_proj": (inner, hidden)}
         if config.get("model_type") not in UNGATED_MLP:
             shapes["gate_proj"] = (hidden, inner)
     wanted = recipe.lora.target_modules
     chosen = shapes.values() if wanted == "all-linear" else [size for name, size in shapes.items() if name in wanted]
-    return recipe.lora.r * layers * sum(rows + columns for rows, columns in chosen)
+    each = sum(rows + columns for rows, columns in chosen)
+    if experts and recipe.lora.target_experts:
+        width = config_size(config, "moe_intermediate_size", "intermediate_size", "n_inner", default=4 * hidden)
+        each += experts * (hidden + 2 * width + width + hidden)
+    return recipe.lora.r * layers * each
 
 
 def config_size(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:

@@ -108,12 +108,25 @@ class LoraSection(Section):
     """Dropout on the adapter's input."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Which linear layers get an adapter: `all-linear` (all but the output head) or a list of layer names."""
+    target_experts: bool = False
+    """Also adapt the fused experts of a mixture-of-experts model, which are most of its weights; the router never is.
+    Needs `lora_dropout` 0; not with DoRA or a 4-bit base."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r, so that large ranks learn too (rsLoRA)."""
     use_dora: bool = False
     """Learn the size of every weight vector apart from its direction (DoRA): slower, often better at low ranks."""
     loraplus_lr_ratio: Number | None = Field(None, ge=1, le=1000)
     """LoRA+: the adapter's B matrices learn this many times faster than A; 16 is typical. Empty = the same."""
+
+    @model_validator(mode="after")
+    def _experts_take_plain_lora(self) -> LoraSection:
+        if self.target_experts and self.lora_dropout:
+            raise MisplacedValue(
+                "experts take no dropout: set lora_dropout to 0 or target_experts to false", "lora_dropout"
+            )
+        if self.target_experts and self.use_dora:
+            raise MisplacedValue("experts take no DoRA: set use_dora or target_experts to false", "use_dora")
+        return self
 
 
 class DataSection(Section):
@@ -304,6 +317,8 @@ class Recipe(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two tasks are called `{twice[0]}`: each task needs a name of its own")
+        if self.method == "qlora" and self.lora.target_experts:
+            raise ValueError("target_experts needs a base in 16 bit: experts in 4 bit stay frozen. Set method to lora")
         if all(task.weight == 0 for task in self.tasks):
             raise ValueError("every task has weight 0: give at least one task a weight above 0")
         if self.weighting.method != "static" and not self.loss.reduction.startswith("task_"):

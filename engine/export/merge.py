@@ -1,48 +1,47 @@
 """Merge a run's adapter into its base model, and refuse the result unless it answers like the original.
 
-    base + adapter -> answers -> merged -> the same answers? -> stored in the training dtype -> reloaded -> near enough?
+    base + adapter -> merged, shard by shard -> every layer the same? -> stored -> answers like base + adapter?
 
-Both are computed in float32 where that fits, so that the comparison sees the weights, not the rounding of activations.
 LoRA merges into the base as it was trained.  QLoRA merges into the *dequantized* 4-bit base: the adapter was fitted to
 exactly those weights.  Full fine-tuning has nothing to merge; its weights are copied without the optimizer.
+
+A merge needs the memory of a shard.  The comparison of answers needs that of the model; where there is less, the layers
+are compared alone and the report says so.  Adapters on fused experts are merged by peft, in the memory of the model.
 """
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes.functional as bnb
+import psutil
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from engine.contract.errors import UserError
 from engine.contract.files import replace_json, slug
-from engine.contract.hub_path import on_disk
-from engine.contract.places import DataRoot, data_root, require_free
+from engine.contract.places import DataRoot, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
-from engine.contract.taskfile import Example, Message, iter_examples
-from engine.data.codec import Codec
-from engine.data.tokenize import encode_prompt
+from engine.export.parity import STORED_LIMIT, Answer, answer, compare, parity_prompts
+from engine.export.shards import shards_of
+from engine.export.stream import Quantize, can_stream, read_adapter, stream_merge
 from engine.launch.command import resolve_device
-from engine.model.load import comparison_dtype, load_model
+from engine.model.experts import dequantize_experts
+from engine.model.load import choose_dtype, comparison_dtype, has_experts, linear_layer_names, load_model
 from engine.model.sources import resolve_model
 from engine.model.tokenizer import load_tokenizer
 from engine.train.checkpoint import choose_checkpoint
 
 Progress = Callable[[str, float | None], None]
 
-PARITY_PROMPTS = 3
-PARITY_TOKENS = 32
-MERGE_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.3}
-"""Largest mean |logit difference| between base + adapter and the merged weights *before* they are stored, by the dtype
-of the computation. In float32 a right merge differs by 1e-6 to 1e-5; weights of another model by several units."""
-STORED_LIMIT = 1.0
-"""The same after storing: bfloat16 keeps 8 bits of every weight, which moved the logits of a 135M model by 0.25."""
+GIB = 2**30
 TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json", "manifest.json", "scaler.pt")
 
 
@@ -86,107 +85,120 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
 
 
 def _merge_adapter(recipe: Recipe, source: Path, target: Path, root: DataRoot, progress: Progress) -> dict[str, Any]:
-    progress("loading the base model", 0.05)
+    progress("looking for the base model", 0.0)
     folder = resolve_model(recipe.model_name_or_path, revision=recipe.model.revision, root=root, progress=progress)
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    require_free(target.parent, size, what="The merged model")
     device = resolve_device(recipe)
-    tokenizer = load_tokenizer(source, lambda _: None)
-    base: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=lambda _: None)
-    if recipe.method == "qlora":
-        progress("dequantizing the 4-bit base", 0.2)
-        base = base.dequantize()
+    dtype, _ = choose_dtype(recipe.model, recipe.method, device)
+    require_free(target.parent, _stored_bytes(folder, dtype), what="The merged model")
+    layers = read_adapter(source)
+    fused_quantized = recipe.method == "qlora" and has_experts(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    )
+    if layers and can_stream(folder, layers) and not fused_quantized:
+        quantized = quantized_weights(folder) if recipe.method == "qlora" else {}
+        report = stream_merge(
+            folder,
+            layers,
+            target,
+            dtype=dtype,
+            quantized=quantized,
+            progress=lambda text, share: progress(text, 0.5 * (share or 0.0)),
+        )
+    else:
+        report = _merge_whole(recipe, folder, source, target, progress)
+    load_tokenizer(source, lambda _: None).save_pretrained(target)
+    told = {"stored_in": str(dtype).removeprefix("torch."), **report}
+    return told | _compare_answers(recipe, folder, source, target, dtype=dtype, device=device, progress=progress)
+
+
+def quantized_weights(folder: Path) -> Mapping[str, Quantize]:
+    """Return what a 4-bit load does to each weight that it quantizes: to nf4 and back, in the dtype of the run."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+    return {f"{name}.weight": _there_and_back for name in linear_layer_names(model)}
+
+
+def _there_and_back(weight: torch.Tensor) -> torch.Tensor:
+    packed, state = bnb.quantize_4bit(weight.contiguous(), compress_statistics=True, quant_type="nf4")
+    return bnb.dequantize_4bit(packed, state)
+
+
+def _merge_whole(recipe: Recipe, folder: Path, source: Path, target: Path, progress: Progress) -> dict[str, Any]:
+    """Merge with peft, the whole model in memory: what cannot be done shard by shard."""
+    needed = 2 * _stored_bytes(folder, choose_dtype(recipe.model, recipe.method, "cpu")[0])
+    free = psutil.virtual_memory().available
+    if needed > free:
+        have = f"about {needed / GIB:.0f} GiB of memory are needed, {free / GIB:.0f} GiB are free"
+        raise UserError(f"This adapter is merged with the whole model in memory: {have}.", fix="use a larger machine.")
+    progress("loading the base model", 0.05)
+    base = _trained_base(recipe, folder, "cpu")
     dtype = base.dtype
-    compute = comparison_dtype(base, device)
-    progress("attaching the adapter", 0.3)
-    model: Any = PeftModel.from_pretrained(base.to(device=device, dtype=compute), source).eval()
-    prompts = parity_prompts(recipe, tokenizer)
-    expected = [_answer(model, tokenizer, ids) for ids in prompts]
-    progress("merging", 0.5)
-    merged = model.merge_and_unload(safe_merge=True)
-    exact = compare(expected, [_answer(merged, tokenizer, ids) for ids in prompts], limit=MERGE_LIMIT[compute])
+    progress("merging with the whole model in memory", 0.3)
+    merged: Any = PeftModel.from_pretrained(base.float(), source).eval().merge_and_unload(safe_merge=True)
     merged = merged.to(dtype)
     merged.config.use_cache = True
     merged.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    del model, merged, base
-    progress("checking that the merged model answers the same", 0.75)
-    reloaded = AutoModelForCausalLM.from_pretrained(target, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    reloaded.to(device=device, dtype=compute).eval()
-    stored = compare(expected, [_answer(reloaded, tokenizer, ids) for ids in prompts], limit=STORED_LIMIT)
-    return {
-        "stored_in": str(dtype).removeprefix("torch."),
-        "compared_in": str(compute).removeprefix("torch."),
-        **{f"merge_{name}": value for name, value in exact.items()},
-        **{f"stored_{name}": value for name, value in stored.items()},
-    }
+    return {}
 
 
-def compare(
-    expected: list[tuple[torch.Tensor, list[int]]], found: list[tuple[torch.Tensor, list[int]]], *, limit: float
+def _trained_base(recipe: Recipe, folder: Path, device: str) -> Any:
+    """Return the base model with the weights that the adapter was fitted to."""
+    base: Any = load_model(folder, recipe.model, method=recipe.method, device=device, tell=lambda _: None)
+    if recipe.method == "qlora":
+        dequantize_experts(base)
+        base = base.dequantize()
+    return base
+
+
+def _compare_answers(
+    recipe: Recipe,
+    folder: Path,
+    source: Path,
+    target: Path,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Compare logits and greedy texts of two models.
-
-    Args:
-        expected: Per prompt: logits of its last position, shape (V,), and greedy tokens.
-        found: The same of the other model.
-        limit: Largest mean |logit difference| that rounding explains.
-
-    Returns:
-        `mean_logit_difference`, `max_logit_difference` and `same_greedy_tokens`.
+    """Ask base plus adapter and the stored model the same; one of them is in memory at a time.
 
     Raises:
-        UserError: If they differ by more.
+        UserError: If they do not answer the same.
     """
-    pairs = list(zip(expected, found, strict=True))
-    differences = [(ours - theirs).abs() for (ours, _), (theirs, _) in pairs]
-    mean = max(float(difference.mean()) for difference in differences)
-    same = sum(a == b for (_, ours), (_, theirs) in pairs for a, b in zip(ours, theirs))
-    total = sum(max(len(ours), len(theirs)) for (_, ours), (_, theirs) in pairs)
-    if not mean <= limit:  # also refuses NaN
-        raise UserError(
-            f"The merged model does not answer like the trained one: its logits differ by {mean:.3g} on average, "
-            f"{limit:g} is what rounding explains.",
-            fix="use the adapter unmerged, and report this with the run's log.",
-        )
-    return {
-        "mean_logit_difference": mean,
-        "max_logit_difference": max(float(difference.max()) for difference in differences),
-        "same_greedy_tokens": f"{same} of {total}",
-    }
-
-
-def parity_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the token ids of a held-out prompt of each task, `PARITY_PROMPTS` in all."""
-    examples: list[Example] = []
-    for task in recipe.tasks:
-        try:
-            if path := on_disk(task.eval_path or task.path, data_root()):
-                examples += [next(iter_examples(path, task.columns))]
-        except (UserError, StopIteration):
-            continue
-    examples.append(Example((Message("user", "Write a short Python function."), Message("assistant", "")), 0))
-    prompts, codec = [], Codec.of(tokenizer)
-    for example in [e for e in examples if e.messages[0].role != "assistant"][:PARITY_PROMPTS]:
-        end = next(i for i, message in enumerate(example.messages) if message.role == "assistant")
-        prompts.append(encode_prompt(codec, example.messages[:end])[-512:])
-    return prompts
-
-
-@torch.no_grad()
-def _answer(model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[torch.Tensor, list[int]]:
-    """Return the logits after a prompt, float32 on the host, and the greedy continuation."""
-    inputs = torch.tensor([ids], device=model.device)
-    logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0, -1].float().cpu()
-    generated = model.generate(
-        input_ids=inputs,
-        attention_mask=torch.ones_like(inputs),
-        max_new_tokens=PARITY_TOKENS,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=tokenizer.pad_token_id,
+    needed = int(1.2 * _stored_bytes(folder, dtype))
+    on_gpu = device == "cuda" and torch.cuda.mem_get_info()[0] > needed
+    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    if needed > free:
+        have = f"{needed / GIB:.0f} GiB of memory are needed, {free / GIB:.0f} GiB are free"
+        return {"parity": f"every layer was compared; answers were not: {have}"}
+    place = "cuda" if on_gpu else "cpu"
+    tokenizer = load_tokenizer(source, lambda _: None)
+    prompts = parity_prompts(recipe, tokenizer)
+    progress("asking base and adapter", 0.55)
+    base = _trained_base(recipe, folder, place)
+    compute = comparison_dtype(base, place)
+    model: Any = PeftModel.from_pretrained(base.to(device=place, dtype=compute), source).eval()
+    expected = _answers(model, tokenizer, prompts)
+    del model, base
+    gc.collect()
+    progress("asking the merged model", 0.8)
+    stored: Any = AutoModelForCausalLM.from_pretrained(
+        target, dtype=compute, use_safetensors=True, trust_remote_code=False
     )
-    return logits, generated[0, len(ids) :].tolist()
+    found = compare(expected, _answers(stored.to(place).eval(), tokenizer, prompts), limit=STORED_LIMIT[dtype])
+    told = {"compared_in": str(compute).removeprefix("torch.")}
+    return told | {f"stored_{name}": value for name, value in found.items()}
+
+
+def _answers(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> list[Answer]:
+    return [answer(model, tokenizer, ids) for ids in prompts]
+
+
+def _stored_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Return about how large a model is in a dtype; its files are taken to be in 16 bit unless they say otherwise."""
+    size = sum((folder / file).stat().st_size for file in set(shards_of(folder).values()))
+    held = AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype
+    return size * dtype.itemsize // (held.itemsize if isinstance(held, torch.dtype) else 2)
 
 
 def _copy_full(source: Path, target: Path, progress: Progress) -> dict[str, Any]:

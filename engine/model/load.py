@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.layer import ParamWrapper
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -25,6 +26,7 @@ from transformers import (
 from engine.contract.errors import UserError
 from engine.contract.recipe import LoraSection, ModelSection
 from engine.launch.devices import inventory
+from engine.model.experts import expert_parameters, expert_targets, quantize_experts, without_renamed
 
 Tell = Callable[[str], None]
 """Takes a sentence: what was decided and why."""
@@ -81,10 +83,12 @@ def load_model(
             bnb_4bit_compute_dtype=compute,
             bnb_4bit_quant_storage=dtype if sharded else None,
         )
-        arguments["device_map"] = {"": torch.cuda.current_device() if device == "cuda" else "cpu"}
     attention = section.attn_implementation
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if method == "qlora":  # experts are loaded in 16 bit: they come to the GPU one by one, in 4
+            place = torch.cuda.current_device() if device == "cuda" and not has_experts(config) else "cpu"
+            arguments["device_map"] = {"": place}
         model = _load_with_attention(folder, config, attention, arguments, tell)
     except (OSError, ValueError, KeyError) as error:
         problem = f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}"
@@ -92,8 +96,16 @@ def load_model(
         raise UserError(problem, fix=fix, field="model_name_or_path") from None
     model.config.use_cache = False
     if method == "qlora":
-        _check_quantized(model, tell)
+        experts = quantize_experts(model, device, dtype)
+        model = model.to(device) if experts else model
+        _check_quantized(model, experts, tell)
     return model
+
+
+def has_experts(config: Any) -> bool:
+    """Return whether a config is of a mixture-of-experts model."""
+    text = config.get_text_config()
+    return any(getattr(text, key, None) for key in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
 def _load_with_attention(
@@ -114,7 +126,7 @@ def _load_with_attention(
         return AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="eager", **arguments)
 
 
-def _check_quantized(model: PreTrainedModel, tell: Tell) -> None:
+def _check_quantized(model: PreTrainedModel, experts: int, tell: Tell) -> None:
     """Make sure that 4-bit is real, and the same in training and evaluation."""
     import bitsandbytes as bnb
 
@@ -129,7 +141,8 @@ def _check_quantized(model: PreTrainedModel, tell: Tell) -> None:
         # avx512 CPUs repack 4-bit weights in eval mode: training and evaluation would see different logits
         layer.support_avx512bf16_for_cpu = False
     frozen = sum(p.numel() * p.element_size() for p in model.parameters())
-    tell(f"Quantized {len(layers)} linear layers to nf4: {frozen / 2**30:.2f} GiB of weights.")
+    fused = f" and {experts} fused experts" if experts else ""
+    tell(f"Quantized {len(layers)} linear layers{fused} to nf4: {frozen / 2**30:.2f} GiB of weights.")
 
 
 def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.Module:
@@ -139,7 +152,13 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.
         UserError: If the named layers do not exist.
     """
     # full names, never peft's "all-linear": that shorthand means different things for different MoE families
-    names = linear_layer_names(model) if section.target_modules == "all-linear" else list(section.target_modules)
+    names, renamed = list(section.target_modules), []
+    if section.target_modules == "all-linear":
+        names, renamed = without_renamed(model, linear_layer_names(model))
+    fused = expert_parameters(model)
+    if section.target_experts and not fused:
+        problem = f"{type(model).__name__} has no fused experts."
+        raise UserError(problem, fix="set lora.target_experts to false.", field="lora.target_experts")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=section.r,
@@ -148,6 +167,7 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.
         use_rslora=section.use_rslora,
         use_dora=section.use_dora,
         target_modules=names,
+        target_parameters=expert_targets(model) if section.target_experts else None,
         bias="none",
     )
     try:
@@ -155,10 +175,28 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.
     except ValueError as error:
         fix = "use all-linear, or names that exist in the model."
         raise UserError(f"The adapter does not fit: {error}", fix=fix, field="lora.target_modules") from None
+    _check_adapted(adapted, fused if section.target_experts else [])
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     kind = "DoRA" if section.use_dora else "LoRA"
-    tell(f"{kind} r={section.r} on {len(names)} layers: {trained / 1e6:.2f} M trainable parameters.")
+    where = f"{len(names)} layers" + (f" and {len(fused)} fused experts" if section.target_experts else "")
+    tell(f"{kind} r={section.r} on {where}: {trained / 1e6:.2f} M trainable parameters.")
+    if fused:
+        rest = "the router" if section.target_experts else "the experts and the router"
+        dense = f" and {len(renamed)} dense layers that peft takes for experts" if renamed else ""
+        tell(f"Frozen, without adapter: {rest}{dense}.")
     return adapted
+
+
+def _check_adapted(model: nn.Module, experts: list[str]) -> None:
+    """Make sure that the adapter is on what was named and on nothing else: peft reads some names in its own way.
+
+    Raises:
+        UserError: If it is not.
+    """
+    wrapped = [name for name, module in model.named_modules() if isinstance(module, ParamWrapper)]
+    if len(wrapped) != len(experts):
+        problem = f"peft put the adapter on {len(wrapped)} fused experts instead of {len(experts)}."
+        raise UserError(problem, fix="name attention layers only.", field="lora.target_modules")
 
 
 def linear_layer_names(model: PreTrainedModel) -> list[str]:

@@ -39,6 +39,7 @@ LABELS = {
     "machines": "Machines",
     "stop_on_nan": "Stop on NaN",
     "use_rslora": "rsLoRA",
+    "target_experts": "Adapt the experts",
     "use_dora": "DoRA",
     "per_device_eval_batch_size": "Evaluation batch size",
 }

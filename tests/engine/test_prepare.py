@@ -17,7 +17,7 @@ from engine.data.keys import content_key
 from engine.data.prepare import prepare, report_json
 from engine.data.rows import split_heldout
 from engine.data.tokenize import IGNORE, encode_example
-from tests.tiny_model import character_tokenizer
+from engine.model.tiny_tokenizer import character_tokenizer
 from tests.tiny_run import write_task
 
 

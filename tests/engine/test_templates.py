@@ -14,7 +14,7 @@ from engine.data.codec import MFTCODER_TEMPLATE, Codec, TemplateRefusal
 from engine.data.shapes import words_looked_for
 from engine.data.store import NotTheSame, encode_chunk
 from engine.data.tokenize import IGNORE, encode_example, pieces
-from tests.tiny_model import character_tokenizer
+from engine.model.tiny_tokenizer import character_tokenizer
 
 TEMPLATES = {path.stem: path.read_text() for path in (Path(__file__).parents[1] / "data" / "templates").glob("*.jinja")}
 TEMPLATES["mftcoder"] = MFTCODER_TEMPLATE

@@ -8,7 +8,7 @@ from engine.contract.taskfile import Example, Message
 from engine.data.codec import MFTCODER_TEMPLATE, Codec, TemplateRefusal, choose_template
 from engine.data.collate import lay_side_by_side
 from engine.data.tokenize import IGNORE, Encoded, encode_example, encode_prompt, pieces
-from tests.tiny_model import character_tokenizer
+from engine.model.tiny_tokenizer import character_tokenizer
 
 
 def chat(*turns: tuple[str, str], line: int = 1) -> Example:

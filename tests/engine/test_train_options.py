@@ -15,9 +15,10 @@ from engine.contract.rundir import create_run_at
 from engine.data.collate import Collator, lay_side_by_side
 from engine.data.tokenize import Encoded
 from engine.model.build import compile_layers
+from engine.model.tiny_tokenizer import character_tokenizer
 from engine.train.main import build_trainer, train
 from engine.train.neftune import add_neftune, example_lengths
-from tests.tiny_model import character_tokenizer, tiny_llama
+from tests.tiny_model import tiny_llama
 from tests.tiny_run import new_attempt
 
 

@@ -9,10 +9,10 @@ from engine.contract.best import best_and_stall, best_checkpoint, evaluations
 from engine.contract.errors import UserError
 from engine.contract.recipe_io import override
 from engine.contract.rundir import create_run_at
+from engine.model.tiny_tokenizer import character_tokenizer
 from engine.train.callbacks import RunCallback
 from engine.train.main import train
 from engine.train.watch import RECENT, LossWatch, convergence
-from tests.tiny_model import character_tokenizer
 from tests.tiny_run import new_attempt
 
 
