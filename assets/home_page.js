@@ -1,14 +1,15 @@
-// The Home page.  value: {starter, presets, runs, disk}; see studio/logic/home.py
+// The Home page.  value: {starter, groups, runs, disk}; see studio/logic/home.py
 const dots = (tasks) => h("span.dots", { title: tasks.join(", ") }, tasks.map((_, index) => h("i.sw", { style: { background: color(index) } })), h("span", {}, tasks.length === 1 ? "1 task" : `${tasks.length} tasks`));
 const pill = (tone, word) => h(tone ? `span.pill.${tone}` : "span.pill", {}, h("i"), word);
 const open = (card) => `/new?preset=${encodeURIComponent(card.preset)}`;
 
-function presetCard(card) {
-  return h("article.card.preset", {}, h("h3", {}, card.name), h("p", {}, card.description),
-    h("div.facts-line", {}, h("span.tag", {}, card.method), dots(card.tasks)),
-    h("div.fit-line", {}, pill(card.fits ? "ok" : "warn", card.fits ? "can run here" : "cannot run here"), h("span.sub", {}, card.need)),
-    h("a.button", { href: open(card) }, "Open recipe"));
+function variant(card) {
+  const remove = card.own ? h("button.link", { type: "button", "aria-label": `Delete preset ${card.name}`, onclick: () => tell("delete", { chosen: card.preset }) }, "Delete") : null;
+  return h("li.variant", {}, h("div.variant-line", {}, h("a", { href: open(card), title: card.description }, card.variant), remove,
+    pill(card.fits ? "ok" : "", card.fits ? "can run here" : "cannot run here")), h("span.sub", {}, card.need));
 }
+
+const group = (one) => h("article.card.preset", { "aria-label": one.name }, h("h3", {}, one.name), h("ul.variants", {}, one.presets.map(variant)));
 
 function runLine(run) {
   const share = run.total ? Math.round((run.step / run.total) * 100) : 0;
@@ -23,7 +24,7 @@ function draw(value) {
     h("div.hero-actions", {}, h("a.button.primary", { href: open(starter), id: "open-starter" }, "Try it now"), h("a.button", { href: "/datasets" }, "Use your own data"))),
     h("div.hero-card", {}, h("h2", {}, starter.name), h("p", {}, starter.description), h("div.facts-line", {}, h("span.tag", {}, starter.method), dots(starter.tasks)),
       h("div.fit-line", {}, pill(starter.fits ? "ok" : "warn", starter.fits ? "can run here" : "cannot run here"), h("span.sub", {}, starter.need)))) : null;
-  const presets = (value.presets || []).length ? h("section", {}, h("h2.section", {}, "Presets"), h("div.cards", {}, value.presets.map(presetCard))) : null;
+  const presets = (value.groups || []).length ? h("section", {}, h("h2.section", {}, "Presets"), h("div.cards", {}, value.groups.map(group))) : null;
   const runs = value.runs ? h("section", {}, h("h2.section", {}, "Recent runs"), value.runs.length ? h("div.card.run-list", {}, value.runs.map(runLine)) : h("p.card.empty", {}, "No runs yet. The starter takes a few minutes on a laptop.")) : null;
   root().replaceChildren(...[hero, runs, presets, value.disk ? h("p.sub.disk", {}, value.disk) : null].filter(Boolean));
 }

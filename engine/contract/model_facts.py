@@ -42,6 +42,13 @@ def _llama(
 
 _CODELLAMA_7B = _llama(32016, 4096, 32, 32, 32, 11008)
 _CODELLAMA_13B = _llama(32016, 5120, 40, 40, 40, 13824)
+_CODELLAMA_34B = _llama(32000, 8192, 48, 64, 8, 22016)
+
+
+def _qwen(*sizes: int, **more: Any) -> dict[str, Any]:
+    return _llama(*sizes, model_type="qwen2", attention_bias=True, **more)
+
+
 _QWEN_CODER_7B = _llama(152064, 3584, 28, 28, 4, 18944, model_type="qwen2", attention_bias=True)
 _MIXTRAL = _llama(32000, 4096, 32, 32, 8, 14336, model_type="mixtral", num_local_experts=8, num_experts_per_tok=2)
 
@@ -53,6 +60,20 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
     "codellama/CodeLlama-13b-hf": _CODELLAMA_13B,
     "codellama/CodeLlama-13b-Instruct-hf": _CODELLAMA_13B,
     "codellama/CodeLlama-13b-Python-hf": {**_CODELLAMA_13B, "vocab_size": 32000},
+    "codellama/CodeLlama-34b-hf": _CODELLAMA_34B,
+    "codellama/CodeLlama-34b-Instruct-hf": _CODELLAMA_34B,
+    "codellama/CodeLlama-34b-Python-hf": _CODELLAMA_34B,
+    "Qwen/Qwen2.5-Coder-0.5B-Instruct": _qwen(151936, 896, 24, 14, 2, 4864, tie_word_embeddings=True),
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct": _qwen(151936, 1536, 28, 12, 2, 8960, tie_word_embeddings=True),
+    "Qwen/Qwen2.5-Coder-14B-Instruct": _qwen(152064, 5120, 48, 40, 8, 13824),
+    "Qwen/Qwen2.5-Coder-32B-Instruct": _qwen(152064, 5120, 64, 40, 8, 27648),
+    "Qwen/Qwen3-4B": _llama(151936, 2560, 36, 32, 8, 9728, model_type="qwen3", head_dim=128, tie_word_embeddings=True),
+    "Qwen/Qwen3-8B": _llama(151936, 4096, 36, 32, 8, 12288, model_type="qwen3", head_dim=128),
+    "deepseek-ai/deepseek-coder-6.7b-instruct": _llama(32256, 4096, 32, 32, 32, 11008),
+    "deepseek-ai/deepseek-coder-33b-base": _llama(32256, 7168, 62, 56, 8, 19200),
+    "bigcode/starcoder2-15b": _llama(49152, 6144, 40, 48, 4, 24576, model_type="starcoder2", attention_bias=True),
+    "EleutherAI/gpt-neox-20b": _llama(50432, 6144, 44, 64, 64, 24576, model_type="gpt_neox", attention_bias=True),
+    "zai-org/codegeex2-6b": _llama(65024, 4096, 28, 32, 2, 13696, model_type="glm", attention_bias=True),
     "Qwen/Qwen2.5-Coder-7B": _QWEN_CODER_7B,
     "Qwen/Qwen2.5-Coder-7B-Instruct": _QWEN_CODER_7B,
     "mistralai/Mixtral-8x7B-v0.1": _MIXTRAL,

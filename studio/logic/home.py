@@ -6,36 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import UserError
-from engine.contract.fit import fit
 from engine.contract.places import DataRoot, free_bytes
-from engine.contract.recipe_io import load_recipe
 from engine.contract.rundir import effective_state, list_runs
-from engine.launch.devices import Gpu, Machine, inventory
+from engine.launch.devices import Gpu, inventory
 from engine.launch.queue import waiting
 from studio.logic import runs
-from studio.logic.model_choice import look_up
+from studio.logic.presets import STARTER, groups, preset_cards
 
 GIB = 2**30
-STARTER_PRESET = "starter"
 LIVE = ("preparing", "running", "stopping")
-
-
-@dataclass(frozen=True, slots=True)
-class PresetCard:
-    """One preset as a card."""
-
-    preset: str
-    """File stem: `/new?preset=<preset>`."""
-    name: str
-    description: str
-    model: str
-    method: str
-    tasks: tuple[str, ...]
-    need: str
-    """What it needs and whether that is here, one sentence."""
-    fits: bool
-    """Whether it can run here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +33,11 @@ def look(root: DataRoot, project: Path) -> dict[str, Any]:
     """Return everything the Home page shows, JSON-ready."""
     cards = preset_cards(root, project)
     return {
-        "starter": next((asdict(card) for card in cards if card.preset == STARTER_PRESET), None),
-        "presets": [asdict(card) for card in cards if card.preset != STARTER_PRESET],
+        "starter": next((asdict(card) for card in cards if card.preset == STARTER), None),
+        "groups": groups([card for card in cards if card.preset != STARTER]),
         "runs": [asdict(line) for line in runs.look(root, limit=6)],
         "disk": f"{free_bytes(root.path) / GIB:.0f} GiB free at {root.path}",
     }
-
-
-def preset_cards(root: DataRoot, project: Path) -> list[PresetCard]:
-    """Return a card for every file in presets/, the starter first; a broken one says so instead of hiding."""
-    files = sorted((project / "presets").glob("*.yaml"), key=lambda path: (path.stem != STARTER_PRESET, path.stem))
-    machine = inventory()
-    return [_card(path, root, machine) for path in files]
 
 
 def header(root: DataRoot) -> Header:
@@ -97,22 +69,3 @@ def _about(gpu: Gpu) -> str:
     facts += [f"{gpu.power_w} W"] if gpu.power_w is not None else []
     facts += [f"{one.name} of {one.user}: {one.used_bytes / GIB:.1f} GiB" for one in gpu.processes]
     return f"GPU {gpu.index}: {', '.join(facts)}"
-
-
-def _card(path: Path, root: DataRoot, machine: Machine) -> PresetCard:
-    try:
-        recipe = load_recipe(path)
-    except UserError as error:
-        return PresetCard(path.stem, path.stem, error.problem, "", "", (), error.fix, False)
-    known = look_up(recipe.model_name_or_path, recipe.model.revision, root)
-    verdict = fit(recipe, machine, known.config)
-    # the New run page tells a model's problems in full; a card has one line for them
-    missing = ["the model is not on this machine and the hub is out of reach"] if known.problems else []
-    reasons = [verdict.sentence, *known.notes, *missing]
-    need = ". ".join(reason[:1].upper() + reason[1:].rstrip(".") for reason in reasons) + "."
-    fits = verdict.ok and not known.problems
-    method = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}[recipe.method]
-    tasks = tuple(task.name for task in recipe.tasks)
-    return PresetCard(
-        path.stem, recipe.display_name, recipe.description, recipe.model_name_or_path, method, tasks, need, fits
-    )

@@ -23,12 +23,12 @@ import yaml
 from engine.contract import estimate
 from engine.contract.continuation import continuation
 from engine.contract.errors import Problem, UserError
-from engine.contract.files import child, replace_text, slug
+from engine.contract.files import replace_text, slug
 from engine.contract.fit import Fit, fit
 from engine.contract.hub_path import is_hub_path
 from engine.contract.places import DataRoot, free_bytes
 from engine.contract.recipe import Recipe
-from engine.contract.recipe_io import absolute_paths, dump_recipe, load_recipe, parse_recipe, recipe_from_values
+from engine.contract.recipe_io import absolute_paths, dump_recipe, parse_recipe, recipe_from_values
 from engine.contract.rundir import create_run, open_run
 from engine.contract.strategy import gpus_of
 from engine.launch import supervisor
@@ -39,6 +39,7 @@ from studio.logic import datasets, form_fields
 from studio.logic import mix as mix_view
 from studio.logic.model_choice import ModelInfo, look_up
 from studio.logic.once import await_other, claim_once
+from studio.logic.presets import OWN, load_preset
 
 SIMPLE_FIELDS = (
     "optim.learning_rate",
@@ -157,8 +158,8 @@ def initial(root: DataRoot, project: Path, *, preset: str = "", run_id: str = ""
             step = Path(recipe.continue_from or "").name
             return draft_of(recipe, root, project, source=f"Goes on from run {continued}, {step}")
         if preset:
-            recipe = load_recipe(child(project / "presets", f"{preset}.yaml"))
-            return draft_of(recipe, root, project, source=f"Preset {preset}")
+            recipe = load_preset(preset, root, project)
+            return draft_of(recipe, root, project, source=f"Preset {preset.removeprefix(OWN)}")
     except UserError as error:
         return Draft(values=form_fields.defaults(), tasks=_catalog(root, project), notices=error.problems)
     return Draft(values=form_fields.defaults(), tasks=_catalog(root, project))

@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
+from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
-from studio.logic import home
+from studio.logic import home, presets
 
 
 def build(context: StudioContext) -> None:
@@ -18,7 +19,16 @@ def build(context: StudioContext) -> None:
     def look() -> dict[str, Any]:
         return home.look(context.root, context.project)
 
+    def delete(value: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            note = {"ok": True, "text": presets.delete_preset(str((value or {}).get("chosen", "")), context.root)}
+        except UserError as error:
+            note = {"ok": False, "text": str(error)}
+        return {"notes": [note]}, look()
+
     with gr.Column(elem_classes="page-home"):
+        notes = island(context.project, "notes", {}, elem_id="home-notes")
         view = island(context.project, "home_page", {}, elem_id="home")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
+    view.delete(delete, view, [notes, view], show_progress="hidden", api_name="home_delete_preset")
     Context.root_block.load(look, None, view, show_progress="hidden", api_name="home_look")

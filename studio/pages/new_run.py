@@ -18,7 +18,7 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.forms import Widgets
 from studio.islands import island
-from studio.logic import form_fields, new_run
+from studio.logic import form_fields, new_run, presets
 from studio.logic.model_choice import model_choices
 from studio.logic.new_run import ADVANCED_FIELDS, Draft, NewRunView, TaskChoice
 
@@ -139,6 +139,7 @@ class _Page:
             self.form.add("name", info=None, placeholder="made from the model and the method", max_lines=1)
             self.summary = island(self.project, "run_summary", {}, elem_id="new-summary")
             self.start = gr.Button("Start", variant="primary", interactive=False, elem_id="new-start")
+            self.keep = gr.Button("Save as preset", size="sm", elem_id="new-save-preset", elem_classes="linklike")
             self.started = gr.Textbox(visible="hidden", elem_id="new-started", label="Started run")
 
     def _recipe(self) -> None:
@@ -209,6 +210,9 @@ class _Page:
             self.begin, {*inputs, self.token}, [self.started, self.notes, self.start], api_name="new_run_start",
             trigger_mode="once", show_progress_on=self.start,
         )  # fmt: skip
+        self.keep.click(
+            self.save_preset, inputs, self.notes, api_name="new_run_save_preset", show_progress_on=self.keep
+        )
         begun.then(None, self.started, None, js=GO_TO_RUN, api_name="new_run_go")
 
     def look(self, values: dict[Any, Any]) -> dict[Any, Any]:
@@ -248,6 +252,15 @@ class _Page:
             return {self.started: "", self.notes: _notes(error.problems), self.start: gr.Button(interactive=True)}
         note = {"notes": [{"ok": True, "text": f"Run {run_id} is starting."}]}
         return {self.started: run_id, self.notes: note, self.start: gr.Button("Starting ...", interactive=False)}
+
+    def save_preset(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        """Keep the form as a preset under the run's name."""
+        try:
+            view = new_run.look(self._draft(values), self.root, self.project)
+            text = presets.save_preset(view.recipe, view.problems, self.root)
+        except UserError as error:
+            return {self.notes: _notes(error.problems)}
+        return {self.notes: {"notes": [{"ok": True, "text": text}]}}
 
     def _draft(self, values: dict[Any, Any]) -> Draft:
         rows = (values.get(self.tasks) or {}).get("tasks", [])

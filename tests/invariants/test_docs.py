@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.contract.recipe_io import load_recipe
+from engine.contract.model_facts import known_config
+from engine.contract.recipe_io import load_recipe, override
+from engine.contract.rundir import create_run_at
+from engine.model.families import family_of, save_tiny_model
+from engine.train.checkpoint import verify_checkpoint
+from engine.train.main import train
+from tests.tiny_run import new_attempt
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((PROJECT / "presets").glob("*.yaml"))
@@ -47,6 +53,21 @@ def test_there_are_presets():
     assert {"starter", "codellama-7b-qlora", "codellama-13b-qlora", "qwen2.5-coder-7b-qlora", "mixtral-8x7b-qlora"} <= {
         path.stem for path in PRESETS
     }
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_runs_two_steps_on_a_tiny_model_of_its_own_architecture(path: Path, tmp_path):
+    """Everything of the preset but the model, the place, and the size of the data and of a step."""
+    recipe = load_recipe(path)
+    family = family_of(known_config(recipe.model_name_or_path)["model_type"])
+    folder = save_tiny_model(family, tmp_path / "model")
+    changes = [f"model_name_or_path={folder}", "launch.device=cpu", "launch.num_processes=1", "optim.max_steps=2"]
+    changes += [f"tasks.{i}.max_samples=8" for i in range(len(recipe.tasks))]
+    changes += ["optim.gradient_accumulation_steps=1", "data.max_length=512", "data.truncation=truncate"]
+    run = create_run_at(tmp_path / "run", override(recipe, [*changes, "record.eval_steps=2", "record.save_steps=2"]))
+    train(run, new_attempt(run))
+    assert run.status().state == "finished" and run.status().step == 2
+    assert verify_checkpoint(run.checkpoint_dirs()[-1]) == ""
 
 
 def test_make_targets_named_in_the_readme_exist():
