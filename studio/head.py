@@ -35,8 +35,9 @@ def head_html(assets: Path) -> str:
         return f"{STATIC}/{name}?v={digest}"
 
     styles = "".join(f'<link rel="stylesheet" href="{address(name)}">' for name in STYLES)
+    language = f'<script src="{address("language.js")}"></script>'  # at once: a page is hidden until it can be read
     scripts = "".join(f'<script src="{address(name)}" defer></script>' for name in SCRIPTS)
-    return styles + THEME_BOOT + scripts
+    return language + styles + THEME_BOOT + scripts
 
 
 class InjectPage:

@@ -16,6 +16,7 @@ from studio.api import add_routes
 from studio.context import StudioContext
 from studio.guard import LOOPBACK_HOSTS, Guard
 from studio.head import STATIC, InjectPage, head_html
+from studio.language import add_catalogues
 from studio.pages import chat, datasets, export, home, new_run, run, runs
 from studio.theme import studio_theme
 
@@ -38,6 +39,7 @@ stroke-linecap="round" stroke-width="2.4" aria-hidden="true"><path d="M3 5c6 0 6
 <a href="/runs">Runs</a><a href="/chat">Chat</a><a href="/export">Export</a></nav>
 <div class="grow"></div><a id="studio-live" class="live-chip" hidden></a>
 <span id="studio-machine" class="machine"></span>
+<button type="button" class="language-switch" translate="no"></button>
 <button id="studio-theme" type="button" aria-label="Switch between light and dark"><svg width="18" height="18"
 viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round"
 aria-hidden="true"><path d="M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z"/></svg></button></header>
@@ -68,6 +70,7 @@ def build_app(context: StudioContext, *, hosts: frozenset[str] = LOOPBACK_HOSTS)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.mount(STATIC, StaticFiles(directory=context.project / "assets"))
     add_routes(app, context)
+    add_catalogues(app)
     blocks = build_blocks(context)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="SSR mode is not supported")  # it is off, as we ask
