@@ -35,9 +35,10 @@ def test_what_is_shown_follows_the_switch_and_goes_back(chinese: Page):
         """() => {
           const box = document.createElement("div");
           document.body.append(box);
-          box.innerHTML = (`<p id="a">Run my run failed: it is out of memory</p>
-               <p id="b">Set <code>lora.r</code> to 8 here.</p><p id="c">No runs yet. Start it.</p><p id="d" translate="no">Runs</p><pre id="e">Runs</pre>
-               <input id="f" placeholder="Runs"><p id="g">Nobody said this.</p>`);
+          box.innerHTML = `<p id="a">Run my run failed: it is out of memory</p>
+               <p id="b">Set <code>lora.r</code> to 8 here.</p><p id="c">No runs yet. Start it.</p>
+               <p id="d" translate="no">Runs</p><pre id="e">Runs</pre>
+               <input id="f" placeholder="Runs"><p id="g">Nobody said this.</p>`;
         }"""
     )
     expect(chinese.locator("#a")).to_have_text("训练 my run 失败：内存不足")
