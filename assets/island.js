@@ -41,6 +41,32 @@ function start() {
   redraw();
 }
 
+/**
+ * Tabs whose choice stands in the address as ?tab=name, so that a link opens the same view; returns [tablist, ...panels].
+ * panels: [name, title, () => nodes]; arrow keys, Home and End move between the tabs.
+ */
+function tabs(label, panels) {
+  const wanted = new URL(location.href).searchParams.get("tab"), first = Math.max(0, panels.findIndex(([name]) => name === wanted));
+  const bodies = panels.map(([name, , build]) => h("div.panel-body", { role: "tabpanel", id: `panel-${name}`, "aria-labelledby": `tab-${name}`, tabIndex: 0 }, build()));
+  const list = h("div.tabs-line", { role: "tablist", "aria-label": label });
+  const choose = (chosen) => {
+    [...list.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; });
+    const url = new URL(location.href);
+    if (chosen === 0) url.searchParams.delete("tab"); else url.searchParams.set("tab", panels[chosen][0]);
+    if (url.href !== location.href) history.replaceState(history.state, "", url);
+  };
+  panels.forEach(([name, title], i) => list.append(h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => choose(i),
+    onkeydown: (event) => {
+      const to = { ArrowRight: (i + 1) % panels.length, ArrowLeft: (i + panels.length - 1) % panels.length, Home: 0, End: panels.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      choose(to);
+      list.children[to].focus();
+    } }, title)));
+  choose(first);
+  return [list, ...bodies];
+}
+
 const color = (index) => `var(--st-t${index % 8})`;
 const count = (number) => Number(number || 0).toLocaleString("en-US");
 function size(bytes) {

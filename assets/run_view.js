@@ -9,15 +9,17 @@ function draw() {
   if (!root().childElementCount) layout();
 }
 
+/** The six tabs: name in the address (?tab=), title, what stands in it. */
+const TABS = [
+  ["curves", "Curves", () => [chart.node, slots.tasks, machine.node]],
+  ["balance", "Balance", () => [slots.balance]],
+  ["log", "Log", () => [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log), slots.events]],
+  ["config", "Config", () => [slots.config]],
+];
+
 function layout() {
   if (!runId) { root().replaceChildren(h("p.card.empty", {}, "No run was chosen. ", h("a", { href: "/runs" }, "All runs"))); return; }
-  const panels = [["Curves", [chart.node, slots.tasks, machine.node]], ["Balance", [slots.balance]], ["Events", [slots.events]], ["Log", [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log)]], ["Recipe", [slots.config]]];
-  const bodies = panels.map(([title, nodes], i) => h("div.panel-body", { role: "tabpanel", id: `run-panel-${i}`, "aria-labelledby": `run-tab-${i}`, hidden: i > 0 }, nodes));
-  const tabs = h("div.tabs-line", { role: "tablist", "aria-label": "Parts of the run" });
-  const choose = (chosen) => { [...tabs.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; }); tabs.children[chosen].focus(); };
-  panels.forEach(([title], i) => tabs.append(h("button", { type: "button", role: "tab", id: `run-tab-${i}`, "aria-controls": `run-panel-${i}`, "aria-selected": String(i === 0), tabIndex: i ? -1 : 0, onclick: () => choose(i),
-    onkeydown: (event) => { const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key]; if (move) choose((i + move + panels.length) % panels.length); } }, title)));
-  root().replaceChildren(slots.head, slots.failure, slots.progress, tabs, ...bodies);
+  root().replaceChildren(slots.head, slots.failure, slots.progress, ...tabs("Parts of the run", TABS));
   slots.head.replaceChildren(h("p.card.empty", {}, "Reading the run …"));
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") poll(); });
   poll();

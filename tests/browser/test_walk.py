@@ -58,7 +58,7 @@ def test_from_recipe_to_chat(page: Page, studio: Studio, recipe_text: str):
     expect(page.locator("#run .balance-words")).not_to_be_empty()
     expect(page.locator("#run .stacked").first).to_be_visible()
     page.get_by_role("tab", name="Curves").click()
-    rows = page.locator("#run-panel-0 table.tasks tbody tr")
+    rows = page.locator("#panel-curves table.tasks tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).to_contain_text("short")
     expect(rows.nth(0)).to_contain_text("%")
