@@ -186,21 +186,27 @@ def _reload(folder: Path, family: Any) -> None:
 
 
 def _generate(folder: Path) -> None:
-    """Ask base and tuned model through the chat."""
+    """Ask base and tuned model through the chat, in one batch where that is possible."""
+    from engine.chat.answering import answer_all
     from engine.chat.models import ChatModels
+    from engine.chat.prompts import chat_prompt
+    from engine.chat.row import Question
     from engine.contract.records import Message
+    from engine.contract.rundir import RunDir
+    from engine.contract.speakers import base_of, speakers_of
 
-    checkpoint = sorted((folder / "lora" / "checkpoints").iterdir())[-1]
-    models = ChatModels(str(folder / "model"), str(checkpoint), None, lambda _: None)
-    for side in ("base", "tuned"):
-        answer = models.answer(
-            side,
-            [Message("user", "say 3")],
-            emit=lambda _: None,
-            stop=threading.Event(),
-            temperature=0.0,
-            top_p=1.0,
-            max_new_tokens=8,
-            seed=1,
+    run = RunDir(folder / "lora")
+    speakers = speakers_of(run)[:2]
+    models = ChatModels(base_of(run), lambda _: None)
+    models.bring(speakers)
+    questions = [
+        Question(
+            speaker=speaker,
+            prompt=chat_prompt(models.codec(speaker), [Message("user", "say 3")], context=None, max_new_tokens=8),
         )
+        for speaker in speakers
+    ]
+    answers = [answer for _, answer in answer_all(models, questions, lambda *_: None, threading.Event())]
+    assert [answer.speaker for answer in answers] == ["base model, adapter off", f"adapter {speakers[1].name}"]
+    for answer in answers:
         assert answer.num_tokens > 0, "no answer"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+
+from engine.contract.loopback import LOOPBACK_HOSTS, refusal
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MAX_BODY_BYTES = 4 * 2**30
 DENIED_PREFIXES = ("/gradio_api/token", "/gradio_api/proxy=", "/gradio_api/file=http")
 
@@ -77,26 +77,14 @@ class Guard:
     def _refusal(self, scope: Scope) -> str:
         """Return why a request is refused, or an empty string."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host = headers.get("host", "")
-        if _without_port(host) not in self.hosts:
-            return "This address is not allowed. Open the studio under 127.0.0.1."
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return "Requests from other pages are not allowed."
-        navigation = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
-        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
-            return "Requests from other pages are not allowed."
+        if reason := refusal(headers, method=str(scope.get("method", "")), hosts=self.hosts):
+            return reason
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             return "The request is too large."
         if scope.get("path", "").startswith(DENIED_PREFIXES):
             return "This route is closed."
         return ""
-
-
-def _without_port(host: str) -> str:
-    name, separator, port = host.rpartition(":")
-    return name if separator and port.isdigit() else host
 
 
 async def _refuse(scope: Scope, send: Send, reason: str) -> None:

@@ -12,9 +12,10 @@ import pytest
 from engine.contract.files import read_json
 from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir
+from engine.contract.speakers import base_of, find_speaker
 from engine.model import starter
 from studio.chat_client import ChatClient, Done
-from studio.logic import chat
+from studio.logic import chat_prompts
 
 PROJECT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
@@ -69,19 +70,15 @@ def test_it_merges_and_the_two_models_answer_differently(home: Path, run: RunDir
     monkeypatch.setenv("MFT_STUDIO_HOME", str(home))
     client = ChatClient(home / "chat.log")
     try:
-        wanted = chat.sources(run, "step-000012")
-        client.ensure_loaded(str(wanted["model"]), wanted["adapter"])
-        prompt = next(item for item in chat.prompts(DataRoot(home), "real") if item.task == "comment-generation")
+        prompt = chat_prompts.prompts(DataRoot(home), "real", "comment-generation")[0]
         turns = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.text}]
-        answers = {}
-        for side in chat.SIDES:
-            *_, done = client.stream(side, turns, max_new_tokens=48)
-            assert isinstance(done, Done)
-            answers[side] = done.text
+        sides = [find_speaker(run, name) for name in ("base", "step-000012")]
+        said = list(client.ask(base_of(run), [(side, turns) for side in sides], max_new_tokens=48))
     finally:
         client.unload()
-    assert answers["base"].strip() and answers["tuned"].strip()
-    assert answers["base"] != answers["tuned"]
+    base, tuned = sorted((item for item in said if isinstance(item, Done)), key=lambda done: done.row)
+    assert base.together and tuned.speaker == "adapter step-000012"
+    assert base.text.strip() and tuned.text.strip() and base.text != tuned.text
 
 
 def test_a_cut_download_is_noticed_and_repeated(tmp_path: Path, monkeypatch):

@@ -1,8 +1,12 @@
 """`python -m engine.chat.worker`: one process that loads, answers, streams, cancels.  JSON lines on stdin and stdout.
 
-    in   {"id", "op": "load", "model", "adapter", "tuned_model"}   {"id", "op": "generate", "side", "messages", ...}
+    in   {"id", "op": "ask", "base", "rows": [{"speaker", "messages"}], "temperature", ..., "drop_oldest"}
          {"op": "cancel"}
-    out  {"id", "event": "progress" | "loaded" | "token" | "done" | "error", ...}
+    out  {"id", "event": "progress", "text"}                 what is being loaded
+         {"id", "event": "loaded", "held_in", "memory_bytes", "gpu_bytes"}
+         {"id", "event": "token", "row", "text"}             a piece of an answer
+         {"id", "event": "done", "row", ...Answer}           an answer
+         {"id", "event": "end", "memory_bytes", "gpu_bytes"}    or    {"id", "event": "error", "problem", "fix"}
 
 A thread reads requests, so that a cancel is heard during a generation.  The process ends when stdin closes: with the
 studio.  Libraries may print what they like; it goes to stderr.
@@ -15,11 +19,14 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from dataclasses import asdict
 from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.records import Message
+from engine.contract.speakers import BaseModel, Speaker
+from engine.launch.processes import be_killed_first
 
 
 class Worker:
@@ -34,7 +41,6 @@ class Worker:
         self.requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.stop = threading.Event()
         self.models: Any = None
-        self.loaded: tuple[Any, ...] | None = None
 
     def say(self, request: dict[str, Any], event: str, **values: Any) -> None:
         """Write one line of the protocol."""
@@ -43,15 +49,18 @@ class Worker:
         self.out.flush()
 
     def read(self, stream: Any) -> None:
-        """Take requests from a stream; a cancel acts at once."""
+        """Take requests from a stream; a cancel acts at once, also on a request that is still loading."""
         for line in stream:
             try:
                 request = json.loads(line)
             except ValueError:
                 continue
+            if not isinstance(request, dict):
+                continue
             if request.get("op") == "cancel":
                 self.stop.set()
             else:
+                self.stop.clear()
                 self.requests.put(request)
         self.stop.set()
         self.requests.put(None)
@@ -60,60 +69,71 @@ class Worker:
         """Answer requests until stdin closes."""
         while (request := self.requests.get()) is not None:
             try:
-                self.answer(request)
+                if request.get("op") != "ask":
+                    raise UserError(f"There is no operation {request.get('op')!r}.")
+                self.ask(request)
             except UserError as error:
                 self.say(request, "error", problem=error.problem, fix=error.fix)
             except Exception as error:  # noqa: BLE001 - the request loop: one bad request must not end the conversation
-                memory = "out of memory" in str(error).lower() or isinstance(error, MemoryError)
-                problem = "Out of memory." if memory else f"{type(error).__name__}: {str(error)[:300]}"
-                fix = "unload other models or choose a smaller one." if memory else "read the chat log."
-                print(problem, file=sys.stderr, flush=True)
-                self.say(request, "error", problem=problem, fix=fix)
+                self.failed(request, error)
 
-    def answer(self, request: dict[str, Any]) -> None:
-        """Carry out one request."""
-        operation = request.get("op")
-        if operation == "load":
-            self.load(request)
-        elif operation == "generate":
-            self.generate(request)
-        else:
-            raise UserError(f"There is no operation {operation!r}.")
+    def failed(self, request: dict[str, Any], error: Exception) -> None:
+        """Say in a sentence what is no fault of the user's; the log has the rest."""
+        traceback.print_exc(file=sys.stderr)
+        sys.stderr.flush()
+        memory = "out of memory" in str(error).lower() or isinstance(error, MemoryError)
+        if memory:
+            self.models = None  # what was half loaded goes; the next question loads again
+        problem = "Out of memory." if memory else f"{type(error).__name__}: {str(error)[:300]}"
+        fix = "hold the base model in 4 bit, or choose a smaller one." if memory else "read the chat log."
+        self.say(request, "error", problem=problem, fix=fix)
 
-    def load(self, request: dict[str, Any]) -> None:
-        """Load the models of a request unless they are loaded already."""
-        wanted = (request["model"], request.get("adapter"), request.get("tuned_model"))
-        if wanted != self.loaded:
-            self.say(request, "progress", text="starting the libraries")
-            from engine.chat.models import ChatModels
-
-            self.models, self.loaded = None, None
-            self.models = ChatModels(*wanted, tell=lambda text: self.say(request, "progress", text=text))
-            self.loaded = wanted
-        self.say(request, "loaded")
-
-    def generate(self, request: dict[str, Any]) -> None:
-        """Stream one answer."""
+    def ask(self, request: dict[str, Any]) -> None:
+        """Load what the rows need and stream their answers."""
+        base = BaseModel(**request["base"])
         if self.models is None:
-            raise UserError("No model is loaded.", fix="load one first.")
-        self.stop.clear()
-        answer = self.models.answer(
-            request["side"],
-            [Message(turn["role"], turn["content"]) for turn in request["messages"]],
-            emit=lambda text: self.say(request, "token", text=text),
-            stop=self.stop,
-            temperature=float(request.get("temperature", 0.0)),
-            top_p=float(request.get("top_p", 1.0)),
-            max_new_tokens=int(request.get("max_new_tokens", 256)),
-            seed=int(request.get("seed", 0)),
+            self.say(request, "progress", text="starting the libraries")
+        from engine.chat.answering import answer_all
+        from engine.chat.models import ChatModels
+        from engine.chat.prompts import chat_prompt
+        from engine.chat.row import Question, read_sampling
+
+        if self.models is None or self.models.wanted != base:
+            self.models = None
+            self.models = ChatModels(base, tell=lambda _: None)
+        models = self.models
+        models.tell = lambda text: self.say(request, "progress", text=text)
+        speakers = [Speaker(**row["speaker"]) for row in request["rows"]]
+        models.bring(speakers)
+        self.say(request, "loaded", held_in=models.held_in, **models.memory())
+        sampling = read_sampling(request)
+        questions = [
+            Question(
+                speaker=speaker,
+                sampling=sampling,
+                prompt=chat_prompt(
+                    models.codec(speaker),
+                    [Message(turn["role"], turn["content"]) for turn in row["messages"]],
+                    context=models.context(speaker),
+                    max_new_tokens=int(request.get("max_new_tokens", 256)),
+                    drop_oldest=bool(request.get("drop_oldest", False)),
+                ),
+            )
+            for speaker, row in zip(speakers, request["rows"], strict=True)
+        ]
+        heard = answer_all(
+            models, questions, lambda row, text: self.say(request, "token", row=row, text=text), self.stop
         )
-        self.say(request, "done", **asdict(answer))
+        for row, answer in heard:
+            self.say(request, "done", row=row, **asdict(answer))
+        self.say(request, "end", **models.memory())
 
 
 def main() -> int:
     """Keep stdout for the protocol and serve."""
     protocol = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
+    be_killed_first()
     worker = Worker(protocol)
     threading.Thread(target=worker.read, args=(sys.stdin,), daemon=True).start()
     worker.serve()

@@ -208,9 +208,9 @@ class Codec:
         tokenizer = self._literal_tokenizer if literal else self._tokenizer
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, special tokens written out."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Return the text of ids, special tokens written out or left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def pieces_of(self, ids: Sequence[int]) -> list[str]:
         """Return the text that each id adds, so that the pieces joined are the text: for people to look at.

@@ -1,50 +1,69 @@
-"""The Chat page: which runs can be talked to, their held-out prompts, and two conversations side by side.
+"""The Chat page: who can answer, held-out prompts, and two conversations side by side.
 
-    run + checkpoint -> sources(base model, adapter or second model)      a question -> views while both answer
+    run -> speakers (base model, checkpoints, merged models, those of other runs on the same base)
+    a question -> values of the columns while both answer, in one batch where the worker can
 
 The history of each side is its own: the base model never sees the tuned one's answers.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.contract.best import best_checkpoint
 from engine.contract.errors import UserError
 from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir, list_runs, open_run
-from engine.contract.taskfile import Example, iter_examples
-from studio.chat_client import ChatClient, Done
+from engine.contract.speakers import (
+    BASE,
+    BaseModel,
+    Precision,
+    Speaker,
+    base_of,
+    find_speaker,
+    newest,
+    runs_on_the_same_base,
+    speakers_of,
+)
+from studio.chat_client import ChatClient, Done, Loaded, Piece, Progress, Said
 
-PROMPTS_PER_TASK = 8
 REDRAW_S = 0.15
 """A streaming answer is redrawn at most this often."""
-SIDES = ("base", "tuned")
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A held-out example to try."""
-
-    task: str
-    text: str
-    system: str
-    gold: str
-    """The answer of the data."""
+SIDES = ("left", "right")
+OTHER_RUNS = 20
+"""Runs on the same base whose checkpoints can be chosen besides."""
+Turn = dict[str, Any]
+"""`role`, `content`; a finished answer has `state`, how it was made."""
+Talk = dict[str, list[Turn]]
+"""The turns of both sides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
+class Settings:
     """How answers are drawn."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_new_tokens: int = 200
     seed: int = 0
+    drop_oldest: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A question and who is asked."""
+
+    run_id: str
+    left: str
+    right: str
+    question: str
+    system: str = ""
+    gold: str = ""
+    precision: Precision = "as trained"
+    settings: Settings = Settings()
 
 
 def run_choices(root: DataRoot) -> list[tuple[str, str]]:
@@ -63,152 +82,131 @@ def weight_choices(root: DataRoot, run_id: str) -> list[str]:
     """Return the checkpoints and merged models of a run, the newest checkpoint first."""
     if not run_id:
         return []
-    run = open_run(root.runs, run_id)
-    merged = sorted(f"merged/{path.parent.name}" for path in run.merged.glob("*/config.json"))
-    return [path.name for path in reversed(run.checkpoint_dirs())] + merged
+    return [speaker.name for speaker in speakers_of(open_run(root.runs, run_id)) if speaker.name != BASE]
 
 
-def sources(run: RunDir, weights: str) -> dict[str, str | None]:
-    """Return what the chat worker has to load: base model, adapter, or a second whole model.
+def speaker_choices(root: DataRoot, run_id: str) -> tuple[list[tuple[str, str]], str]:
+    """Return (label, name) of everything that can answer beside a run's base model, and the newest checkpoint.
 
     Raises:
-        UserError: If the run has no such weights.
+        UserError: If there is no such run.
     """
-    recipe = run.recipe()
-    folder = run.path / weights if weights.startswith("merged/") else run.checkpoints / weights
-    if weights not in {*(p.name for p in run.checkpoint_dirs()), *(f"merged/{p.name}" for p in run.merged.glob("*"))}:
-        raise UserError(f"This run has no {weights or 'checkpoint'}.", fix="choose one from the list.")
-    adapter = folder / "adapter_config.json"
-    return {
-        "model": recipe.model_name_or_path,
-        "adapter": str(folder) if adapter.is_file() else None,
-        "tuned_model": None if adapter.is_file() else str(folder),
-    }
-
-
-def prompts(root: DataRoot, run_id: str) -> list[Prompt]:
-    """Return some held-out examples of every task; a task without a held-out file is passed over."""
     if not run_id:
-        return []
-    found = []
-    for task in open_run(root.runs, run_id).recipe().tasks:
-        if not task.eval_path:
-            continue
-        try:
-            examples = list(itertools.islice(iter_examples(Path(task.eval_path), task.columns), PROMPTS_PER_TASK))
-        except UserError:
-            continue
-        found += [_prompt(task.name, example) for example in examples]
-    return found
+        return [], ""
+    run = open_run(root.runs, run_id)
+    own = speakers_of(run)
+    last, best = newest(own), best_checkpoint(run)
+    choices = [("Base model", BASE)]
+    for speaker in own[1:]:
+        marks = [
+            mark for mark, it_is in (("newest", speaker == last), ("best", best and best.name == speaker.name)) if it_is
+        ]
+        choices.append((f"{speaker.name} ({', '.join(marks)})" if marks else speaker.name, speaker.name))
+    for other in runs_on_the_same_base(root.runs, run)[:OTHER_RUNS]:
+        name = f"{other.recipe().display_name} · {other.id[:13]}"
+        choices += [(f"{name}: {item.name}", f"{other.id}:{item.name}") for item in speakers_of(other)[1:]]
+    return choices, last.name if last else BASE
 
 
-def prompt_labels(items: list[Prompt]) -> list[tuple[str, int]]:
-    """Return (label, index) for a list of prompts."""
+def sources(root: DataRoot, ask: Ask) -> tuple[BaseModel, list[Speaker]]:
+    """Return the base model and both speakers of a question.
 
-    def first_words(text: str) -> str:
-        return " ".join(text.split())[:70]
-
-    return [(f"{item.task}: {first_words(item.text)}", index) for index, item in enumerate(items)]
-
-
-def empty_view(note: str = "") -> dict[str, Any]:
-    """Return the two columns before anything was said."""
-    return view({side: [] for side in SIDES}, {}, note=note)
+    Raises:
+        UserError: If there is no such run or speaker.
+    """
+    run: RunDir = open_run(root.runs, ask.run_id)
+    sides = [find_speaker(run, name, runs_root=root.runs) for name in (ask.left, ask.right)]
+    return base_of(run, ask.precision), sides
 
 
-def view(
-    histories: dict[str, list[dict[str, str]]],
-    states: dict[str, str],
-    *,
-    note: str = "",
-    problem: str = "",
-    fix: str = "",
-    gold: str = "",
-    answering: str = "",
-) -> dict[str, Any]:
-    """Return the value of the columns' island."""
-    titles = {"base": "Base model", "tuned": "Tuned model"}
-    columns = [
-        {"side": side, "title": titles[side], "state": states.get(side, ""), "turns": histories[side]} for side in SIDES
-    ]
-    return {"columns": columns, "note": note, "problem": problem, "fix": fix, "gold": gold, "answering": answering}
+def new_talk() -> Talk:
+    """Return a conversation before its first question."""
+    return {side: [] for side in SIDES}
 
 
-def answer(
-    client: ChatClient,
-    root: DataRoot,
-    *,
-    run_id: str,
-    weights: str,
-    question: str,
-    system: str,
-    gold: str,
-    histories: dict[str, list[dict[str, str]]],
-    sampling: Sampling,
-) -> Iterator[dict[str, Any]]:
-    """Ask both models one after the other, yielding the columns as the answers grow.
+def view(talk: Talk, names: tuple[str, str] = ("", ""), **more: Any) -> dict[str, Any]:
+    """Return the value of the columns' island.
 
     Args:
-        histories: Earlier turns of each side; grows in place.
+        talk: The turns so far.
+        names: Who answers left and right.
+        more: phase, problem, fix, note, empty, gold, held_in, memory, answering, finished.
+    """
+    columns = [{"side": side, "name": name, "turns": talk[side]} for side, name in zip(SIDES, names, strict=True)]
+    return {"columns": columns, **{key: value for key, value in more.items() if value}}
+
+
+def memory_of(client: ChatClient) -> dict[str, int]:
+    """Return what the worker holds, empty if there is none."""
+    return asdict(client.memory) if client.memory.memory_bytes else {}
+
+
+def take_back(talk: Talk) -> str:
+    """Remove the last question and its answers from both sides and return the question, empty if there is none."""
+    asked = [turns[-2]["content"] for turns in talk.values() if len(turns) > 1]
+    for turns in talk.values():
+        del turns[-2:]
+    return str(asked[0]) if asked else ""
+
+
+def answer(client: ChatClient, root: DataRoot, ask: Ask, talk: Talk) -> Iterator[dict[str, Any]]:
+    """Ask both speakers, yielding the columns as the answers grow.
+
+    Args:
+        client: Owns the worker.
+        root: Where runs lie.
+        ask: The question.
+        talk: Earlier turns of each side; grows in place, and stays as it was if there is a problem.
 
     Yields:
         Values for the columns' island; the last one holds the whole answers, or the problem.
     """
-    states: dict[str, str] = {}
+    names = (ask.left, ask.right)
+    known: dict[str, Any] = {"gold": ask.gold}
+    before = {side: len(talk[side]) for side in SIDES}
     try:
-        if not run_id:
+        if not ask.run_id:
             raise UserError("No run was chosen.", fix="train one first, or choose it above.")
-        if not question.strip():
+        if not ask.question.strip():
             raise UserError("There is no question.", fix="write one, or pick a held-out prompt.")
-        wanted = sources(open_run(root.runs, run_id), weights)
-        yield view(histories, states, note="Loading the models …", gold=gold)
-        client.ensure_loaded(str(wanted["model"]), wanted["adapter"], wanted["tuned_model"])
+        base, speakers = sources(root, ask)
+        start = [{"role": "system", "content": ask.system}] if ask.system.strip() else []
         for side in SIDES:
-            histories[side] += [{"role": "user", "content": question}, {"role": "assistant", "content": ""}]
-        for side in SIDES:
-            yield from _one_side(client, side, system, histories, states, sampling, gold)
+            talk[side] += [{"role": "user", "content": ask.question}, {"role": "assistant", "content": ""}]
+        rows = [
+            (speaker, [*start, *({"role": turn["role"], "content": turn["content"]} for turn in talk[side][:-1])])
+            for side, speaker in zip(SIDES, speakers, strict=True)
+        ]
+        yield view(talk, names, phase="starting", **known)
+        drawn = 0.0
+        for said in client.ask(base, rows, **asdict(ask.settings)):
+            important = _hear(said, talk, known, ask)
+            if important or time.monotonic() - drawn > REDRAW_S:
+                drawn = time.monotonic()
+                yield view(talk, names, **known)
     except UserError as error:
         for side in SIDES:
-            if histories[side] and not histories[side][-1]["content"]:
-                del histories[side][-2:]
-        yield view(histories, states, problem=error.problem, fix=error.fix, gold=gold)
+            del talk[side][before[side] :]
+        kept = {key: known[key] for key in ("gold", "held_in") if key in known}
+        yield view(talk, names, problem=error.problem, fix=error.fix, memory=memory_of(client), **kept)
         return
-    yield view(histories, states, gold=gold)
+    known |= {"phase": "", "answering": False, "finished": True, "memory": memory_of(client)}
+    yield view(talk, names, **known)
 
 
-def _one_side(
-    client: ChatClient,
-    side: str,
-    system: str,
-    histories: dict[str, list[dict[str, str]]],
-    states: dict[str, str],
-    sampling: Sampling,
-    gold: str,
-) -> Iterator[dict[str, Any]]:
-    turns = histories[side]
-    start = [{"role": "system", "content": system}] if system.strip() else []
-    drawn = 0.0
-    yield view(histories, states, answering=side, gold=gold)
-    for piece in client.stream(
-        side,
-        [*start, *turns[:-1]],
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_new_tokens=sampling.max_new_tokens,
-        seed=sampling.seed,
-    ):
-        if isinstance(piece, Done):
-            turns[-1]["content"] = piece.text
-            states[side] = f"{piece.adapter} · {piece.num_tokens} tokens · {piece.seconds:.1f} s · {piece.stop_reason}"
-            continue
-        turns[-1]["content"] += piece
-        if time.monotonic() - drawn > REDRAW_S:
-            drawn = time.monotonic()
-            yield view(histories, states, answering=side, gold=gold)
-
-
-def _prompt(task: str, example: Example) -> Prompt:
-    system = next((m.content for m in example.messages if m.role == "system"), "")
-    question = next(m.content for m in example.messages if m.role == "user")
-    gold = next(m.content for m in example.messages if m.role == "assistant")
-    return Prompt(task, question, system, gold)
+def _hear(said: Said, talk: Talk, known: dict[str, Any], ask: Ask) -> bool:
+    """Take in what the worker says; return whether it is worth drawing at once."""
+    match said:
+        case Progress(text):
+            known["phase"] = text
+        case Loaded(held_in):
+            known |= {"held_in": held_in, "phase": "", "answering": True}
+        case Piece(row, text):
+            talk[SIDES[row]][-1]["content"] += text
+            return False
+        case Done():
+            state = {"speaker": said.speaker, "tokens": said.num_tokens, "seconds": round(said.seconds, 1)}
+            state |= {"stop_reason": said.stop_reason, "seed": ask.settings.seed, "notes": list(said.notes)}
+            state |= {"sampled": ask.settings.temperature > 0, "together": said.together}
+            talk[SIDES[said.row]][-1] |= {"content": said.text, "state": state}
+    return True

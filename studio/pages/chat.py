@@ -1,4 +1,4 @@
-"""The Chat page: base and tuned model side by side.  Layout and wiring; the thinking is in `studio.logic.chat`."""
+"""The Chat page: two speakers side by side.  Layout and wiring; the thinking is in `studio.logic.chat`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from engine.contract.errors import UserError
 from studio.chat_client import ChatClient
 from studio.context import StudioContext
 from studio.islands import island
-from studio.logic import chat
+from studio.logic import chat, chat_prompts
+
+PRECISIONS = [
+    ("As the run was trained", "as trained"),
+    ("4 bit (nf4), saves memory", "4 bit"),
+    ("Not quantized", "unquantized"),
+]
+NO_RUN = "No run has a checkpoint yet. Train one, and talk to it while it still learns."
+UNLOADED = "The models are unloaded; the next question loads them again."
 
 
 def build(context: StudioContext) -> None:
@@ -30,121 +38,210 @@ class _Page:
     def build(self) -> None:
         """Lay out and wire."""
         with gr.Column(elem_classes="page-chat"):
-            head = {"title": "Chat", "text": "The same question to the base model and to your tuned one."}
+            head = {"title": "Chat", "text": "The same question to two models: the base and yours, or two checkpoints."}
             island(self.project, "page_head", head, elem_id="chat-head")
-            with gr.Column(elem_classes="st-panel"), gr.Row():
-                self.run = gr.Dropdown([], label="Run", elem_id="chat-run", interactive=True, scale=3)
-                self.weights = gr.Dropdown([], label="Checkpoint", elem_id="chat-weights", interactive=True, scale=2)
-                self.pick = gr.Dropdown([], label="Held-out prompt", elem_id="chat-pick", interactive=True, scale=4)
-            self.columns = island(self.project, "chat_columns", chat.empty_view(), elem_id="chat")
-            with gr.Column(elem_classes="st-panel"):
-                self.question = gr.Textbox(
-                    label="Question", lines=4, max_lines=14, elem_id="chat-question", interactive=True
-                )
-                with gr.Row():
-                    self.send = gr.Button("Ask both", variant="primary", elem_id="chat-send")
-                    self.stop = gr.Button("Stop", elem_id="chat-stop")
-                    self.clear = gr.Button("Start over", elem_id="chat-clear")
-                    self.unload = gr.Button("Unload the models", elem_id="chat-unload")
-                with gr.Accordion("Sampling and system prompt", open=False):
-                    self.system = gr.Textbox(label="System prompt", lines=2, elem_id="chat-system", interactive=True)
-                    with gr.Row():
-                        self.temperature = gr.Number(0.0, label="Temperature", minimum=0, maximum=2, interactive=True)
-                        self.top_p = gr.Number(1.0, label="Top-p", minimum=0.01, maximum=1, interactive=True)
-                        self.tokens = gr.Number(
-                            200, label="Max new tokens", minimum=1, maximum=4096, precision=0, interactive=True
-                        )
-                        self.seed = gr.Number(0, label="Seed", minimum=0, precision=0, interactive=True)
+            self._pickers()
+            self.columns = island(self.project, "chat_columns", chat.view(chat.new_talk()), elem_id="chat")
+            self._question()
+            with gr.Accordion("Use it from your code", open=False, elem_id="chat-code-panel", visible=False):
+                self.code = island(self.project, "chat_code", {}, elem_id="chat-code")
             self.gold = gr.State("")
-            self.histories = gr.State({side: [] for side in chat.SIDES})
+            self.talk = gr.State(chat.new_talk())
         self.wire()
+
+    def _pickers(self) -> None:
+        with gr.Column(elem_classes="st-panel"):
+            with gr.Row():
+                self.run = gr.Dropdown([], label="Run", elem_id="chat-run", interactive=True, scale=3)
+                self.left = gr.Dropdown([], label="Left", elem_id="chat-left", interactive=True, scale=3)
+                self.right = gr.Dropdown([], label="Right", elem_id="chat-right", interactive=True, scale=3)
+            with gr.Row():
+                self.task = gr.Dropdown([], label="Task", elem_id="chat-task", interactive=True, scale=3)
+                self.pick = gr.Dropdown([], label="Held-out prompt", elem_id="chat-pick", interactive=True, scale=6)
+
+    def _question(self) -> None:
+        with gr.Column(elem_classes="st-panel"):
+            self.question = gr.Textbox(
+                label="Question",
+                placeholder="Enter sends, Shift and Enter begin a new line, Escape stops.",
+                lines=1,
+                max_lines=14,
+                elem_id="chat-question",
+                interactive=True,
+            )
+            with gr.Row(elem_classes="chat-buttons"):
+                self.send = gr.Button("Ask both", variant="primary", elem_id="chat-send")
+                self.stop = gr.Button("Stop", elem_id="chat-stop")
+                self.again = gr.Button("Regenerate both", elem_id="chat-again")
+                self.edit = gr.Button("Edit the last question", elem_id="chat-edit")
+                self.clear = gr.Button("Start over", elem_id="chat-clear")
+                self.unload = gr.Button("Unload the models", elem_id="chat-unload")
+            with gr.Accordion("System prompt, sampling and memory", open=False, elem_id="chat-settings"):
+                self.system = gr.Textbox(label="System prompt", lines=2, elem_id="chat-system", interactive=True)
+                with gr.Row():
+                    self.temperature = gr.Number(
+                        0.0, label="Temperature", info="0 = always the likeliest word", minimum=0, maximum=2, step=0.1
+                    )
+                    self.top_p = gr.Number(1.0, label="Top-p", minimum=0.01, maximum=1, step=0.05)
+                    self.tokens = gr.Number(200, label="Longest answer, tokens", minimum=1, maximum=65536, precision=0)
+                    self.seed = gr.Number(
+                        0, label="Seed", info="The same seed, the same answer", minimum=0, precision=0
+                    )
+                with gr.Row():
+                    self.precision = gr.Dropdown(
+                        PRECISIONS, value="as trained", label="Base model in memory", elem_id="chat-precision"
+                    )
+                    self.drop = gr.Checkbox(
+                        False, label="Leave out the oldest turns where a conversation is too long", elem_id="chat-drop"
+                    )
 
     def wire(self) -> None:
         """Join components and handlers."""
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         quiet: dict[str, Any] = {"show_progress": "hidden"}
-        chosen = [self.weights, self.pick]
-        Context.root_block.load(self.open, None, [self.run, *chosen], api_name="chat_open", **quiet)
+        sides, prompt = [self.left, self.right], [self.question, self.system, self.gold]
+        chosen = [*sides, self.task, self.pick, self.code]
+        Context.root_block.load(self.open, None, [self.run, *chosen, self.columns], api_name="chat_open", **quiet)
         self.run.input(self.choose_run, self.run, chosen, api_name="chat_choose_run", **quiet).then(
-            self.start_over, None, [self.columns, self.histories], api_name="chat_after_choice", **quiet
+            self.start_over, sides, [self.columns, self.talk], api_name="chat_after_choice", **quiet
         )
-        self.pick.input(
-            self.choose_prompt,
-            [self.run, self.pick],
-            [self.question, self.system, self.gold],
-            api_name="chat_prompt",
-            **quiet,
-        )
-        inputs = [self.run, self.weights, self.question, self.system, self.gold, self.histories]
-        sampling = [self.temperature, self.top_p, self.tokens, self.seed]
         gr.on(
-            [self.send.click, self.question.submit],
-            self.ask,
-            [*inputs, *sampling],
-            [self.columns, self.histories],
-            api_name="chat_ask",
-            concurrency_limit=1,
+            [self.left.input, self.right.input],
+            self.start_over,
+            sides,
+            [self.columns, self.talk],
+            api_name="chat_choose_side",
             **quiet,
+        ).then(self.snippets, [self.run, self.right], self.code, api_name="chat_code", **quiet)
+        self.task.input(self.choose_task, [self.run, self.task], [self.pick, *prompt], api_name="chat_task", **quiet)
+        self.pick.input(self.choose_prompt, [self.run, self.task, self.pick], prompt, api_name="chat_prompt", **quiet)
+        buttons = [self.send, self.again, self.edit]
+        asked = [self.run, *sides, self.question, self.system, self.gold, self.precision, self.talk]
+        sampling = [self.temperature, self.top_p, self.tokens, self.seed, self.drop]
+        told = [self.columns, self.talk, self.question, *buttons]
+        # more than one at a time, so that a second tab is told that the model is busy instead of waiting without a word
+        several: dict[str, Any] = {"concurrency_limit": 4, "concurrency_id": "chat", **quiet}
+        gr.on(
+            [self.send.click, self.question.submit], self.ask, [*asked, *sampling], told, api_name="chat_ask", **several
         )
+        self.again.click(self.ask_again, [*asked, *sampling], [*told, self.seed], api_name="chat_ask_again", **several)
         self.stop.click(self.client.cancel, None, None, queue=False, api_name="chat_stop", **quiet)
-        self.clear.click(self.start_over, None, [self.columns, self.histories], api_name="chat_clear", **quiet)
-        self.unload.click(self.free, None, self.columns, api_name="chat_unload", **quiet)
+        self.edit.click(
+            self.edit_last, [*sides, self.talk], [self.columns, self.talk, self.question], api_name="chat_edit", **quiet
+        )
+        self.clear.click(self.start_over, sides, [self.columns, self.talk], api_name="chat_clear", **quiet)
+        self.unload.click(self.free, [*sides, self.talk], self.columns, api_name="chat_unload", **quiet)
 
-    def open(self, request: gr.Request) -> tuple[Any, Any, Any]:
-        """Fill the pickers; `?run=` chooses a run."""
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Fill the pickers; `?run=` chooses a run, `?left=` and `?right=` who answers."""
         choices = chat.run_choices(self.root)
         ids = [run_id for _, run_id in choices]
         wanted = request.query_params.get("run", "")
         run_id = wanted if wanted in ids else (ids[0] if ids else "")
-        return gr.Dropdown(choices, value=run_id or None), *self.choose_run(run_id)
+        sides = {side: request.query_params.get(side, "") for side in chat.SIDES}
+        picked, names = self._pick_run(run_id, sides)
+        note = "" if run_id else NO_RUN
+        return gr.Dropdown(choices, value=run_id or None), *picked, chat.view(chat.new_talk(), names, empty=note)
 
-    def choose_run(self, run_id: str | None) -> tuple[Any, Any]:
+    def choose_run(self, run_id: str | None) -> tuple[Any, ...]:
         """Fill the pickers of a run."""
-        try:
-            weights = chat.weight_choices(self.root, run_id or "")
-            items = chat.prompts(self.root, run_id or "")
-        except UserError:
-            weights, items = [], []
-        return gr.Dropdown(weights, value=weights[0] if weights else None), gr.Dropdown(
-            chat.prompt_labels(items), value=None
-        )
+        return self._pick_run(run_id or "", {})[0]
 
-    def choose_prompt(self, run_id: str | None, index: int | None) -> tuple[str, str, str]:
+    def _pick_run(self, run_id: str, wanted: dict[str, str]) -> tuple[tuple[Any, ...], tuple[str, str]]:
+        """Return what fills the pickers of a run, and who is chosen left and right."""
+        try:
+            speakers, newest = chat.speaker_choices(self.root, run_id)
+            tasks = chat_prompts.tasks(self.root, run_id)
+        except UserError:
+            speakers, newest, tasks = [], "", []
+        names = [name for _, name in speakers]
+        left, right = (
+            wanted.get(side) if wanted.get(side) in names else default
+            for side, default in zip(chat.SIDES, ("base" if names else None, newest or None), strict=True)
+        )
+        picked = (
+            gr.Dropdown(speakers, value=left),
+            gr.Dropdown(speakers, value=right),
+            gr.Dropdown(tasks, value=None),
+            gr.Dropdown([], value=None),
+            self.snippets(run_id, right),
+        )
+        return picked, (left or "", right or "")
+
+    def snippets(self, run_id: str | None, right: str | None) -> dict[str, str]:
+        """Return the snippets for the model on the right."""
+        return chat_prompts.code(self.project, run_id or "", right or "")
+
+    def choose_task(self, run_id: str | None, task: str | None) -> tuple[Any, str, str, str]:
+        """Fill in the first held-out prompt of a task."""
+        items = chat_prompts.prompts(self.root, run_id or "", task or "")
+        picker = gr.Dropdown(chat_prompts.labels(items), value=0 if items else None)
+        return picker, *self.choose_prompt(run_id, task, 0)
+
+    def choose_prompt(self, run_id: str | None, task: str | None, index: int | None) -> tuple[str, str, str]:
         """Fill in a held-out prompt."""
-        items = chat.prompts(self.root, run_id or "")
+        items = chat_prompts.prompts(self.root, run_id or "", task or "")
         if index is None or not 0 <= index < len(items):
             return "", "", ""
         return items[index].text, items[index].system, items[index].gold
 
-    def ask(
-        self, run_id: str, weights: str, question: str, system: str, gold: str, histories: dict[str, Any], *numbers: Any
-    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Stream both answers into the columns."""
-        temperature, top_p, tokens, seed = numbers
-        sampling = chat.Sampling(
-            temperature=float(temperature or 0),
-            top_p=float(top_p or 1),
-            max_new_tokens=int(tokens or 200),
-            seed=int(seed or 0),
-        )
-        for value in chat.answer(
-            self.client,
-            self.root,
-            run_id=run_id or "",
-            weights=weights or "",
-            question=question or "",
-            system=system or "",
-            gold=gold or "",
-            histories=histories,
-            sampling=sampling,
-        ):
-            yield value, histories
+    def ask(self, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Stream both answers into the columns; the question leaves its box, and comes back if there is a problem."""
+        ask, talk = _read(*values), values[7]
+        free = [gr.Button(interactive=True)] * 3
+        question: Any = ""
+        buttons: list[Any] = [gr.Button(interactive=False)] * 3
+        for value in chat.answer(self.client, self.root, ask, talk):
+            if value.get("problem"):
+                question, buttons = ask.question, free
+            elif value.get("finished"):
+                buttons = free
+            yield value, talk, question, *buttons
+            question, buttons = gr.skip(), [gr.skip()] * 3
 
-    def start_over(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def ask_again(self, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """Ask the last question once more; sampled answers with the next seed, or they would be the same."""
+        run, left, right, _, system, gold, precision, talk, temperature, top_p, tokens, seed, drop = values
+        question = chat.take_back(talk)
+        seed = int(seed or 0) + (1 if temperature else 0)
+        again = (run, left, right, question, system, gold, precision, talk, temperature, top_p, tokens, seed, drop)
+        for told in self.ask(*again):
+            yield *told, seed
+
+    def edit_last(self, left: str, right: str, talk: chat.Talk) -> tuple[dict[str, Any], chat.Talk, Any]:
+        """Put the last question back into the box and forget its answers."""
+        question = chat.take_back(talk)
+        return chat.view(talk, (left or "", right or "")), talk, question or gr.skip()
+
+    def start_over(self, left: str | None, right: str | None) -> tuple[dict[str, Any], chat.Talk]:
         """Forget both conversations."""
-        return chat.empty_view(), {side: [] for side in chat.SIDES}
+        talk = chat.new_talk()
+        return chat.view(talk, (left or "", right or ""), memory=chat.memory_of(self.client)), talk
 
-    def free(self) -> dict[str, Any]:
+    def free(self, left: str | None, right: str | None, talk: chat.Talk) -> dict[str, Any]:
         """End the worker process and give its memory back."""
         self.client.unload()
-        return chat.empty_view("The models are unloaded; the next question loads them again.")
+        return chat.view(talk, (left or "", right or ""), note=UNLOADED)
+
+
+def _read(
+    run: str, left: str, right: str, question: str, system: str, gold: str, precision: Any, _: Any, *numbers: Any
+) -> chat.Ask:
+    temperature, top_p, tokens, seed, drop = numbers
+    settings = chat.Settings(
+        temperature=float(temperature or 0),
+        top_p=float(top_p or 1),
+        max_new_tokens=int(tokens or 200),
+        seed=int(seed or 0),
+        drop_oldest=bool(drop),
+    )
+    return chat.Ask(
+        run_id=run or "",
+        left=left or "",
+        right=right or "",
+        question=question or "",
+        system=system or "",
+        gold=gold or "",
+        precision=precision or "as trained",
+        settings=settings,
+    )

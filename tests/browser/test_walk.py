@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -79,11 +80,11 @@ def test_from_recipe_to_chat(page: Page, studio: Studio, recipe_text: str):
     assert (run.merged / "tiny-merged" / "model.safetensors").is_file()
 
     page.goto(f"{studio.url}/chat?run={run.id}")
-    expect(page.locator("#chat-weights input")).to_have_value("step-000006", timeout=20_000)
+    expect(page.locator("#chat-right input")).to_have_value(re.compile("step-000006.*newest"), timeout=20_000)
     page.locator("#chat-question textarea").fill("abc 1")
     page.locator("#chat-send").click()
-    expect(page.locator('[data-side="tuned"] .state-line')).to_contain_text("adapter step-000006", timeout=SLOW_MS)
-    expect(page.locator('[data-side="base"] .state-line')).to_contain_text("base model, adapter off")
+    expect(page.locator('[data-side="right"] .state-line')).to_contain_text("adapter step-000006", timeout=SLOW_MS)
+    expect(page.locator('[data-side="left"] .state-line')).to_contain_text("base model, adapter off")
     page.locator("#chat-unload").click()
     expect(page.locator("#chat")).to_contain_text("unloaded")
 

@@ -1,0 +1,105 @@
+"""Examples of a run's tasks as questions with a known answer, and the page's snippets for one's own code.
+
+run -> tasks with a held-out file -> the first prompts of each, with the answer that the data have
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.contract.errors import UserError
+from engine.contract.hub_path import on_disk
+from engine.contract.loopback import SERVE_PORT
+from engine.contract.places import DataRoot
+from engine.contract.rundir import open_run
+from engine.contract.taskfile import Example, iter_examples
+
+PROMPTS_PER_TASK = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A held-out example to try."""
+
+    task: str
+    text: str
+    system: str
+    gold: str
+    """The answer of the data."""
+
+
+def tasks(root: DataRoot, run_id: str) -> list[str]:
+    """Return the tasks of a run that have held-out examples, in the order of the recipe."""
+    if not run_id:
+        return []
+    return [task.name for task in open_run(root.runs, run_id).recipe().tasks if task.eval_path]
+
+
+def prompts(root: DataRoot, run_id: str, task: str) -> list[Prompt]:
+    """Return some held-out examples of a task that begin with a question; none if its file is gone."""
+    if not run_id:
+        return []
+    found = next((item for item in open_run(root.runs, run_id).recipe().tasks if item.name == task), None)
+    if found is None or not found.eval_path:
+        return []
+    try:
+        path = on_disk(found.eval_path, root)
+        examples = iter_examples(path, found.columns) if path else iter(())
+        asked = (example for example in examples if any(message.role == "user" for message in example.messages))
+        return [_prompt(task, example) for example in itertools.islice(asked, PROMPTS_PER_TASK)]
+    except UserError:
+        return []
+
+
+def labels(items: list[Prompt]) -> list[tuple[str, int]]:
+    """Return (label, index) for a list of prompts: their first words."""
+    return [(" ".join(item.text.split())[:80], index) for index, item in enumerate(items)]
+
+
+def code(project: Path, run_id: str, model: str) -> dict[str, str]:
+    """Return the snippets that use a run from one's own code: value of the island.
+
+    Args:
+        project: The checkout, where the command runs.
+        run_id: The run, empty for none.
+        model: Name of the speaker, as the endpoint calls it.
+    """
+    if not run_id:
+        return {}
+    other, _, model = model.rpartition(":")  # a speaker of another run is served by that run
+    run_id = other or run_id
+    url = f"http://127.0.0.1:{SERVE_PORT}/v1"
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    curl = [
+        f"curl {url}/chat/completions",
+        '  -H "Authorization: Bearer $MFT_TOKEN"',
+        '  -H "Content-Type: application/json"',
+        f"  -d {shlex.quote(body)}",
+    ]
+    python = [
+        "import os",
+        "from openai import OpenAI",
+        "",
+        f'client = OpenAI(base_url="{url}", api_key=os.environ["MFT_TOKEN"])',
+        "answer = client.chat.completions.create(",
+        f'    model="{model}",',
+        '    messages=[{"role": "user", "content": "Hello"}],',
+        ")",
+        "print(answer.choices[0].message.content)",
+    ]
+    return {
+        "command": f"cd {shlex.quote(str(project))} && .venv/bin/python -m engine serve {shlex.quote(run_id)}",
+        "curl": " \\\n".join(curl),
+        "python": "\n".join(python),
+    }
+
+
+def _prompt(task: str, example: Example) -> Prompt:
+    """Take the first question of an example; the answer that follows it is the gold answer."""
+    at = next(index for index, message in enumerate(example.messages) if message.role == "user")
+    system = next((m.content for m in example.messages[:at] if m.role == "system"), "")
+    gold = next((m.content for m in example.messages[at:] if m.role == "assistant"), "")
+    return Prompt(task, example.messages[at].content, system, gold)
