@@ -5,6 +5,7 @@
               control.json       what people ask for: stop, save              studio or CLI
               status.json        where the run is                             rank 0
               metrics.jsonl events.jsonl errors/ logs/ data/report.json checkpoints/step-NNNNNN/ merged/<name>/
+              eval/*.json        what was measured of its models              `engine evaluate`
 
 Every file has one writer.  Small files are replaced, streams are appended, nobody locks.  This module owns the paths
 and the meaning of "alive"; it never interprets metrics.
@@ -217,6 +218,11 @@ class RunDir:
     def merged(self) -> Path:
         """Folder of the merged models."""
         return self.path / "merged"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of what was measured of its models."""
+        return self.path / "eval"
 
     def recipe(self) -> Recipe:
         """Return the frozen recipe.

@@ -1,0 +1,1 @@
+"""Whether the tuned model does each task better, and what it forgot."""
