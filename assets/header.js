@@ -21,9 +21,12 @@
 
   const chip = document.getElementById("studio-live");
   const machine = document.getElementById("studio-machine");
+  const logout = document.getElementById("studio-logout");
   function show(state) {
     machine.textContent = state.num_waiting ? `${state.machine} · ${state.num_waiting} waiting` : state.machine;
     machine.title = state.detail;
+    logout.hidden = !state.user;
+    logout.title = state.user;
     chip.hidden = !state.live;
     if (!state.live) return;
     chip.href = `/run?id=${encodeURIComponent(state.live.id)}`;
@@ -34,6 +37,7 @@
     if (document.visibilityState === "visible") {
       try {
         const answer = await fetch("/studio/api/header.json", { cache: "no-store" });
+        if (answer.status === 401) { location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`); return; }
         if (answer.ok) show(await answer.json());
       } catch (error) {
         machine.textContent = "The studio does not answer";

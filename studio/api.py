@@ -10,12 +10,13 @@ import io
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from engine.contract.errors import UserError
 from engine.contract.files import finite, tail_text
 from engine.contract.rundir import RunDir, open_run
+from studio.access.gate import USER_KEY
 from studio.context import StudioContext
 from studio.logic import home
 from studio.logic.run import RunWatcher
@@ -28,8 +29,8 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
     watcher = RunWatcher(context.root)
 
     @app.get("/studio/api/header.json")
-    def header() -> Response:
-        return _json(asdict(home.header(context.root)))
+    def header(request: Request) -> Response:
+        return _json({**asdict(home.header(context.root)), "user": request.scope.get(USER_KEY, "")})
 
     @app.get("/studio/api/run.json")
     def run(id: str = "", cursor: int = 0, generation: int = -1) -> Response:

@@ -1,6 +1,6 @@
 """The frame around the pages: routes, theme, header, static files, guard.
 
-browser -> Guard (who may speak) -> InjectPage (styles, header) -> our JSON routes | Gradio's pages
+browser -> Guard (who may speak) -> Gate (log-in) -> InjectPage (styles, header) -> our JSON routes | Gradio's pages
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
+from studio.access.gate import Gate
+from studio.access.opening import Access
 from studio.api import add_routes
 from studio.context import StudioContext
-from studio.guard import LOOPBACK_HOSTS, Guard
+from studio.guard import Guard
 from studio.head import STATIC, InjectPage, head_html
 from studio.language import add_catalogues
 from studio.pages import chat, datasets, export, home, new_run, run, runs
@@ -42,7 +44,8 @@ stroke-linecap="round" stroke-width="2.4" aria-hidden="true"><path d="M3 5c6 0 6
 <button type="button" class="language-switch" translate="no"></button>
 <button id="studio-theme" type="button" aria-label="Switch between light and dark"><svg width="18" height="18"
 viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round"
-aria-hidden="true"><path d="M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z"/></svg></button></header>
+aria-hidden="true"><path d="M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z"/></svg></button>
+<form id="studio-logout" method="post" action="/logout" hidden><button type="submit">Log out</button></form></header>
 <a id="studio-main" tabindex="-1"></a>"""
 """Constant markup; `assets/header.js` marks the current page and fills the chip and the machine."""
 
@@ -60,12 +63,12 @@ def build_blocks(context: StudioContext) -> gr.Blocks:
     return blocks
 
 
-def build_app(context: StudioContext, *, hosts: frozenset[str] = LOOPBACK_HOSTS) -> FastAPI:
+def build_app(context: StudioContext, access: Access) -> FastAPI:
     """Return the whole web application.
 
     Args:
         context: Where things lie.
-        hosts: Names under which it may be addressed.
+        access: Who may reach it, and how.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.mount(STATIC, StaticFiles(directory=context.project / "assets"))
@@ -92,5 +95,6 @@ def build_app(context: StudioContext, *, hosts: frozenset[str] = LOOPBACK_HOSTS)
     # the last one added is the outermost
     app.add_middleware(InjectPage, head=head_html(context.project / "assets"), body=HEADER)
     app.add_middleware(GZipMiddleware, minimum_size=1000)
-    app.add_middleware(Guard, hosts=hosts)
+    app.add_middleware(Gate, access=access, assets=context.project / "assets")
+    app.add_middleware(Guard, hosts=access.hosts)
     return app

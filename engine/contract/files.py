@@ -19,11 +19,17 @@ from typing import Any
 from engine.contract.errors import UserError
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically: readers see the old content or the new, never a mixture."""
+def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write `text` to `path` atomically: readers see the old content or the new, never a mixture.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        mode: Permissions, less what the umask takes away; 0o600 for what holds a secret.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

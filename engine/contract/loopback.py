@@ -7,29 +7,31 @@ in the headers.  The studio and the engine's endpoint ask here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 SERVE_PORT = 7870
 """Default port of `python -m engine serve`."""
 
 
-def refusal(headers: Mapping[str, str], *, method: str, hosts: frozenset[str] = LOOPBACK_HOSTS) -> str:
+def refusal(
+    headers: Mapping[str, str], *, method: str, hosts: frozenset[str] = LOOPBACK_HOSTS, scheme: str = "http"
+) -> str:
     """Return why a request is refused, or an empty string.
 
     Args:
         headers: Names in lower case.
-        method: A page elsewhere may link here (a GET that navigates), and do nothing else.
+        method: A page elsewhere may link here (a GET that navigates a window), and do nothing else.
         hosts: Names under which the server may be addressed, without port.
+        scheme: How the server is spoken to: http or https.
     """
-    host = headers.get("host", "")
+    host = headers.get("host", "").lower()
     if without_port(host) not in hosts:
         return "This address is not allowed. Use 127.0.0.1."
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.lower() != f"{scheme}://{host}":
         return "Requests from other pages are not allowed."
-    navigation = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigation:
+    to_window = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not (method == "GET" and to_window):
         return "Requests from other pages are not allowed."
     return ""
 
@@ -37,4 +39,4 @@ def refusal(headers: Mapping[str, str], *, method: str, hosts: frozenset[str] = 
 def without_port(host: str) -> str:
     """Return the name in a Host header."""
     name, separator, port = host.rpartition(":")
-    return name if separator and port.isdigit() else host
+    return name if separator and port.isascii() and port.isdigit() else host

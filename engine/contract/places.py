@@ -63,6 +63,11 @@ class DataRoot:
         return self.path / "waiting"
 
     @property
+    def accounts(self) -> Path:
+        """Who may log in."""
+        return self.path / "accounts.json"
+
+    @property
     def temporary(self) -> Path:
         """Uploads on their way, downloads in progress; may be emptied when nothing runs."""
         return self.path / "tmp"

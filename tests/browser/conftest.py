@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ class Studio:
             try:
                 with urllib.request.urlopen(f"{self.url}/studio/api/header.json", timeout=2):
                     return
+            except urllib.error.HTTPError:  # it wants a log-in first: it is there
+                return
             except OSError:
                 time.sleep(0.2)
         raise AssertionError("the studio did not start: " + (self.home / "studio.log").read_text()[-3000:])
