@@ -40,9 +40,12 @@ def catalogue(language: str = "zh") -> dict[str, str]:
 
 
 def fits(english: str, translated: str) -> bool:
-    """Whether a translation uses each value of its key, by number, and no other."""
-    used = [number for number, _ in VALUE.findall(translated)]
-    return set(used) == {str(index + 1) for index in range(english.count("{}"))}
+    """Whether a translation uses each value of its key, by number, and no other; an English plural (`row{}`) may go."""
+    used = {number for number, _ in VALUE.findall(translated)}
+    parts = english.split("{}")[:-1]
+    known = {str(index + 1) for index in range(len(parts))}
+    plurals = {str(index + 1) for index, part in enumerate(parts) if part[-1:].isalpha()}
+    return known - plurals <= used <= known
 
 
 def add_catalogues(app: FastAPI) -> None:

@@ -23,6 +23,8 @@ def test_every_translation_uses_the_values_of_its_sentence():
         ("Step {} of {}", "第 {1} 步", False),
         ("Stop", "停止 {1}", False),
         ("It failed: {}", "失败：{1t}", True),
+        ("{} row{} skipped", "跳过 {1} 行", True),
+        ("{} row{} skipped", "跳过若干行", False),
     ],
 )
 def test_values_are_counted(english, translated, right):
