@@ -67,6 +67,28 @@ function tabs(label, panels) {
   return [list, ...bodies];
 }
 
+/** Ask in a dialog of the page; resolves to whether people said yes. The careful answer has the focus. */
+function ask({ title, body, go, keep = "Keep it running" }) {
+  return new Promise((resolve) => {
+    const dialog = h("dialog.st-dlg", { "aria-labelledby": "dlg-title" }, h("h3", { id: "dlg-title" }, title), h("p", {}, body),
+      h("div.row", {}, h("button", { type: "button", onclick: () => dialog.close("") }, keep), h("button.go", { type: "button", onclick: () => dialog.close("go") }, go)));
+    dialog.addEventListener("close", () => { resolve(dialog.returnValue === "go"); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/** Copy text and say so on the button for a moment. */
+async function copy(text, button) {
+  const before = button.textContent;
+  await navigator.clipboard.writeText(text);
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+/** An icon of assets/icons (Lucide, ISC), painted in the colour of the text around it. */
+const icon = (name) => h("span.icon", { "aria-hidden": "true", style: { "--icon": `url("/studio-static/icons/${name}.svg")` } });
+
 const color = (index) => `var(--st-t${index % 8})`;
 const count = (number) => Number(number || 0).toLocaleString("en-US");
 function size(bytes) {

@@ -2,7 +2,8 @@
 const runId = new URL(location.href).searchParams.get("id") || "";
 const chart = new LossChart(`/studio/api/metrics.csv?id=${encodeURIComponent(runId)}`);
 const machine = new RunLines();
-const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), balance: h("div"), events: h("div"), log: h("pre.st-log", { tabindex: "0", "aria-label": "Log" }), config: h("div") };
+const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), balance: h("div"), events: h("div"), saved: h("div"), config: h("div") };
+const logTail = new LogTail(runId, `/studio/api/log.txt?id=${encodeURIComponent(runId)}`);
 let known = null, curves = null, config = null, failures = 0, busy = "";
 
 function draw() {
@@ -13,8 +14,9 @@ function draw() {
 const TABS = [
   ["curves", "Curves", () => [chart.node, slots.tasks, machine.node]],
   ["balance", "Balance", () => [slots.balance]],
-  ["log", "Log", () => [h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Log"), h("div.grow"), h("a.ibtn", { href: `/studio/api/log.txt?id=${encodeURIComponent(runId)}`, download: "train.log" }, "Download")), slots.log), slots.events]],
+  ["log", "Log", () => [logTail.node, slots.events]],
   ["config", "Config", () => [slots.config]],
+  ["checkpoints", "Checkpoints", () => [slots.saved]],
 ];
 
 function layout() {
@@ -25,10 +27,10 @@ function layout() {
   poll();
 }
 
-async function act(action) {
+function act(action, more = {}) {
   busy = action;
   head(known);
-  tell("submit", { id: runId, action, nonce: Date.now() });
+  tell("submit", { id: runId, action, ...more, nonce: Date.now() });
   setTimeout(() => { busy = ""; if (known) head(known); }, 2500);
 }
 
@@ -41,8 +43,8 @@ function head(run) {
   const link = (page, text, extra) => (can.use ? h(`a.button${extra}`, { href: `/${page}?run=${encodeURIComponent(run.id)}`, id: `run-${page}` }, text) : null);
   const over = run.state === "finished" || run.state === "stopped";
   const alive = ["preparing", "running", "stopping"].includes(run.state) || can.leave;
-  slots.head.replaceChildren(h("div.run-head", {}, h("div.st-run", {}, h("div.title", {}, h("h1", {}, run.name), h(`span.pill${run.tone ? `.${run.tone}` : ""}${run.state === "running" ? ".live" : ""}`, { role: "status", id: "run-state" }, h("i"), failures > 2 ? "Reconnecting …" : run.word)),
-    h("div.meta", {}, run.meta.map(([name, text]) => h("span", {}, `${name} `, h("b", {}, text))), alive ? h("span.calm", {}, "You can close this page: the run goes on.") : null)),
+  slots.head.replaceChildren(h("div.run-head", {}, h("div.st-run", {}, h("div.title", {}, h("h1", { translate: "no" }, run.name), h(`span.pill${run.tone ? `.${run.tone}` : ""}${run.state === "running" ? ".live" : ""}`, { role: "status", id: "run-state" }, h("i"), failures > 2 ? "Reconnecting …" : run.word)),
+    h("div.meta", {}, run.meta.map(([name, text]) => h("span", {}, name, " ", h("b", { translate: "no" }, text))), alive ? h("span.calm", {}, "You can close this page: the run goes on.") : null)),
     h("div.actions", {}, [button("first", "Run next"), leave, button("save", "Checkpoint now"), button("resume", "Resume"), button("start", "Start"), over && can.use ? h("a.button", { href: `/new?continue=${encodeURIComponent(run.id)}`, id: "run-continue" }, "Train further") : null, link("export", "Merge", ""), link("chat", over ? "Chat with it" : "Chat", over ? ".primary" : ""), stop, cancel].filter(Boolean))));
 }
 
@@ -58,18 +60,25 @@ function show(run) {
   known = run;
   head(run);
   const failure = failureCard(run) || warningCard(run);
-  slots.failure.replaceChildren(...(failure ? [failure] : []));
+  replaceIfChanged(slots.failure, [run.failure, run.warning, run.log, run.actions.resume], failure);
   slots.progress.replaceChildren(progressCard(run));
   chart.show(curves, run.eval, run.tasks.map((task) => task.name), marksOf(run));
   machine.show(curves);
   slots.tasks.replaceChildren(taskTable(run));
   slots.balance.replaceChildren(balanceTab(run.balance));
   slots.events.replaceChildren(h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Events")), eventList(run)));
-  const atEnd = slots.log.scrollHeight - slots.log.scrollTop - slots.log.clientHeight < 24;
-  slots.log.textContent = run.log || "No log yet.";
-  if (atEnd) slots.log.scrollTop = slots.log.scrollHeight;
+  replaceIfChanged(slots.saved, [run.saved], checkpointTable(run, act));
   if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("What is started", run.config.launch), copyBlock("accelerate.yaml", run.config.accelerate), ...(run.config.machines ? [copyBlock("On the other machines, when it starts", run.config.machines)] : []), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));
   document.title = `${run.total ? `${Math.floor((run.step / run.total) * 100)} % · ` : ""}${run.name}`;
+}
+
+/** Put a part in place anew only if what it shows is new: focus, selection and scrolling stay. */
+function replaceIfChanged(slot, value, node) {
+  const text = JSON.stringify(value);
+  if (slot.dataset.shown === text) return;
+  slot.dataset.shown = text;
+  slot.replaceChildren(...(node ? [node] : []));
+  for (const log of slot.querySelectorAll(".st-log")) log.scrollTop = log.scrollHeight;
 }
 
 /** What stands as a vertical line in the chart: the best evaluation, resumes, spikes and problems. */
@@ -91,6 +100,7 @@ async function poll() {
       if (run.missing) { root().replaceChildren(h("p.card.empty", {}, run.missing, " ", h("a", { href: "/runs" }, "All runs"))); return; }
       failures = 0;
       show(run);
+      await logTail.poll();
     } catch (error) {
       failures += 1;
       if (known) head(known);

@@ -20,6 +20,8 @@ from studio.access.gate import USER_KEY
 from studio.context import StudioContext
 from studio.logic import home
 from studio.logic.run import RunWatcher
+from studio.logic.run_failure import report_text
+from studio.logic.run_log import read_log
 
 DOWNLOAD_LINES = 100_000
 
@@ -48,6 +50,20 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
         return Response(
             text, media_type="text/csv", headers={"content-disposition": 'attachment; filename="metrics.csv"'}
         )
+
+    @app.get("/studio/api/log.json")
+    def log_lines(id: str = "", offset: int = -1) -> Response:
+        try:
+            return _json(read_log(open_run(context.root.runs, id), offset))
+        except UserError as error:
+            return _json({"missing": error.problem, "fix": error.fix})
+
+    @app.get("/studio/api/report.txt")
+    def report(id: str = "") -> Response:
+        try:
+            return PlainTextResponse(report_text(open_run(context.root.runs, id)))
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
 
     @app.get("/studio/api/log.txt")
     def log(id: str = "") -> Response:

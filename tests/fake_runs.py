@@ -47,7 +47,12 @@ def fake_run(runs: Path, state: str, *, steps: int = 10) -> RunDir:
     attempt = Attempt(number=1, supervisor=asdict(process), started_at=time.time() - 60, command=("x",))
     claim_attempt(run, attempt)
     if state == "preparing":
-        replace_json(run.status_file, asdict(Status(attempt=1, state="preparing", phase="loading the model")))
+        replace_json(
+            run.status_file,
+            asdict(
+                Status(attempt=1, state="preparing", phase="reading and encoding the tasks", stage="data", share=0.4)
+            ),
+        )
         return run
     append_json(
         run.metrics_file, {"step": 0, "eval/loss": 5.0, "task/sql/eval_loss": 4.0, "task/bug-fix/eval_loss": 6.0}
@@ -70,6 +75,7 @@ def fake_run(runs: Path, state: str, *, steps: int = 10) -> RunDir:
         replace_json(run.control_file, {"attempt": 1, "request": "stop", "id": 1})
     if state in ("finished", "stopped", "failed"):
         problem = "Out of memory." if state == "failed" else ""
+        attempt = replace(attempt, kind="out_of_memory" if problem else "")
         ended = replace(
             attempt, ended_at=now, end=state, problem=problem, fix="halve the batch size." if problem else ""
         )

@@ -9,6 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
+
+FailureKind = Literal[
+    "", "out_of_memory", "killed", "disk_full", "not_a_number", "gated", "communication", "data", "lost"
+]
+"""What sort of thing went wrong, as far as it decides what may help (`engine.contract.remedies`); empty = unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +27,10 @@ class Problem:
     """What to do next, an imperative sentence without a capital; empty if the problem says it."""
     field: str = ""
     """Dotted recipe path of the value to change (`tasks.1.path`); empty if no field is to blame."""
+    kind: FailureKind = ""
 
     def as_json(self) -> dict[str, str]:
-        """Return the three strings as a JSON-ready mapping."""
+        """Return the strings as a JSON-ready mapping."""
         return asdict(self)
 
 
@@ -35,10 +42,13 @@ class UserError(Exception):
         fix: What to do next.
         field: Dotted recipe path that is to blame.
         more: Further problems of the same file or recipe: report all of them at once.
+        kind: What sort of failure it is.
     """
 
-    def __init__(self, problem: str, fix: str = "", field: str = "", more: Sequence[Problem] = ()) -> None:
-        self.problems: tuple[Problem, ...] = (Problem(problem=problem, fix=fix, field=field), *more)
+    def __init__(
+        self, problem: str, fix: str = "", field: str = "", more: Sequence[Problem] = (), *, kind: FailureKind = ""
+    ) -> None:
+        self.problems: tuple[Problem, ...] = (Problem(problem=problem, fix=fix, field=field, kind=kind), *more)
         super().__init__(str(self))
 
     @classmethod
@@ -51,7 +61,7 @@ class UserError(Exception):
         if not problems:
             raise ValueError("UserError.of needs at least one problem")
         first, *rest = problems
-        return cls(first.problem, first.fix, first.field, rest)
+        return cls(first.problem, first.fix, first.field, rest, kind=first.kind)
 
     @property
     def problem(self) -> str:

@@ -117,7 +117,7 @@ def tail_text(path: Path, *, max_lines: int = 40, max_bytes: int = 64_000) -> st
         return ""
     # progress bars rewrite their line with \r: keep what stands at the end
     lines = [line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").split("\n")]
-    return "\n".join(_visible(line) for line in lines[-max_lines - 1 :]).strip("\n")
+    return "\n".join(visible(line) for line in lines[-max_lines - 1 :]).strip("\n")
 
 
 def finite(value: Any) -> Any:
@@ -150,6 +150,6 @@ def child(root: Path, name: str) -> Path:
     return path
 
 
-def _visible(line: str) -> str:
+def visible(line: str) -> str:
     """Replace terminal control characters by their escapes, so that a log cannot repaint a screen."""
     return "".join(c if c == "\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in line)

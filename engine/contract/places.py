@@ -112,4 +112,5 @@ def require_free(path: Path, needed: int, *, what: str) -> None:
         raise UserError(
             f"{what} needs {needed / gib:.1f} GiB of disk, {free / gib:.1f} GiB are free at {path}.",
             fix="free some space, delete old runs, or set MFT_STUDIO_HOME to a larger disk.",
+            kind="disk_full",
         )

@@ -23,13 +23,15 @@ from typing import Any, Literal
 
 import psutil
 
-from engine.contract.errors import UserError
+from engine.contract.errors import FailureKind, UserError
 from engine.contract.files import child, read_json, read_rows, replace_json, slug
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe, parse_recipe
 from engine.contract.stored import restore
 
 State = Literal["queued", "preparing", "running", "stopping", "finished", "stopped", "failed", "lost"]
+STAGES = ("libraries", "model", "data", "load", "base")
+"""What a run does before its first step: load the libraries, fetch the model, encode the data, load, evaluate."""
 TERMINAL: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
 CHECKPOINT_NAME = re.compile(r"step-(\d{6,})")
 CLOCK_SLACK_S = 2.0
@@ -92,6 +94,10 @@ class Status:
     state: State = "queued"
     phase: str = ""
     """What it is doing, in words a person reads: "loading the model", "training", "evaluating"."""
+    stage: str = ""
+    """Which of `STAGES` it is in while it prepares; empty if unknown."""
+    share: float | None = None
+    """How much of that stage is done, 0 to 1; None if it cannot tell."""
     step: int = 0
     total_steps: int = 0
     epoch: float = 0.0
@@ -136,6 +142,8 @@ class Attempt:
     problem: str = ""
     """Why it failed, one sentence."""
     fix: str = ""
+    kind: FailureKind = ""
+    """What sort of failure it was."""
     job: str = ""
     """Job of a scheduler that runs it; empty = a supervisor of this machine."""
     released: str = ""

@@ -183,7 +183,7 @@ def _from_huggingface(dataset: HubDataset) -> tuple[Iterable[Mapping[str, Any]],
 
 def _gated(dataset: HubDataset) -> UserError:
     fix = "accept its licence on huggingface.co and log in with `hf auth login`."
-    return UserError(f"{dataset.name} is gated: its authors want you to accept a licence.", fix=fix)
+    return UserError(f"{dataset.name} is gated: its authors want you to accept a licence.", fix=fix, kind="gated")
 
 
 def _not_there(dataset: HubDataset) -> UserError:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from typing import get_args
 
-from engine.contract.errors import Problem
+from engine.contract.errors import FailureKind, Problem
 from engine.contract.files import read_json, tail_text
 from engine.contract.rundir import RunDir
 from engine.launch.devices import Machine, inventory
@@ -30,11 +31,15 @@ def classify(run: RunDir, number: int, return_code: int | None) -> tuple[str, Pr
         return "failed", Problem(problem="The run's folder was deleted or moved.", fix="start a new run.")
     for told in last_words(run):
         if told.get("problem"):
-            return "failed", Problem(problem=told["problem"], fix=told.get("fix", ""))
+            words = {name: str(told.get(name) or "") for name in ("problem", "fix", "field")}
+            kind = told.get("kind") or ("data" if words["field"].startswith("tasks") else "")
+            return "failed", Problem(**words, kind=kind if kind in get_args(FailureKind) else "")
     log = tail_text(run.log_file, max_lines=200)
     if "Signal 9" in log or "SIGKILL" in log or return_code in (-9, 137):
         fix = "lower the batch size or max_length, then resume from the last checkpoint."
-        return "failed", Problem(problem="A training process was killed (SIGKILL), most likely out of memory.", fix=fix)
+        return "failed", Problem(
+            problem="A training process was killed (SIGKILL), most likely out of memory.", fix=fix, kind="killed"
+        )
     last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "")
     problem = f"The training process ended without a word. Last line of the log: {last[:300]}"
     return "failed", Problem(problem=problem, fix="read the log.")

@@ -102,8 +102,8 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float =
         ticket = ticket_for(recipe, run=run.id, path=run.path, order=order, resume_from=resume_from)
         held = _await_turn(run, ticket, attempt, path, root)
     except UserError as error:
-        why = {"problem": error.problem, "fix": error.fix}
-        replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="failed", **why)))
+        ended = replace(attempt, waiting="", ended_at=time.time(), end="failed", problem=error.problem, fix=error.fix)
+        replace_json(path, asdict(replace(ended, kind=error.problems[0].kind)))
         return 1
     if held is None:
         replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="stopped")))
@@ -169,6 +169,7 @@ def _train(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], a
     if end == "failed" and asked_to_end:  # it had not come to where it could save
         end, problem = "stopped", Problem(problem="")
     ended = replace(attempt, ended_at=time.time(), end=end, problem=problem.problem, fix=problem.fix)
+    ended = replace(ended, kind=problem.kind)
     try:
         replace_json(path, asdict(ended))
         if released := memory_back(gpus, seen):

@@ -108,7 +108,8 @@ def _from_hub(name: str, revision: str | None, progress: Progress, *, weights: b
         folder = snapshot_download(name, revision=info.sha, allow_patterns=list(WANTED_FILES))
     except GatedRepoError:
         fix = "accept its licence on huggingface.co and log in with `hf auth login`."
-        raise refuse(f"{name} is gated: its authors want you to accept a licence first.", fix) from None
+        problem = f"{name} is gated: its authors want you to accept a licence first."
+        raise UserError(problem, fix=fix, field="model_name_or_path", kind="gated") from None
     except RevisionNotFoundError:
         raise refuse(f"{name} has no revision `{revision}`.", "check model.revision.") from None
     except RepositoryNotFoundError:

@@ -188,7 +188,8 @@ class RunCallback(TrainerCallback):
         saved = self.record.run.checkpoint_dirs()
         back = f"resume from {saved[-1].name}, or begin anew, " if saved else "begin anew "
         fix = back + "with a lower learning rate; also look at the task's longest examples."
-        raise UserError(f"{what} is not a number at step {row['step']}.", fix=fix, field="optim.learning_rate")
+        problem = f"{what} is not a number at step {row['step']}."
+        raise UserError(problem, fix=fix, field="optim.learning_rate", kind="not_a_number")
 
     def _is_sound(self, step: int) -> bool:
         """Whether the weights may be saved: one gradient that is not a number makes all later ones so, too."""

@@ -29,6 +29,8 @@ from engine.launch.processes import be_killed_first, die_with_parent
 from engine.train.record import RunRecord, own_process
 
 logger = logging.getLogger("engine.train")
+LOST_EACH_OTHER = ("DistBackendError", "DistNetworkError", "DistStoreError")
+"""Errors of torch.distributed about other ranks."""
 
 
 def main() -> int:
@@ -87,7 +89,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
         UserError: If the user can mend what is wrong.
     """
     recipe = run.recipe()
-    record.phase("loading the libraries")
+    record.phase("loading the libraries", stage="libraries")
     from engine.train import checkpoint
 
     tell = _teller(record)
@@ -99,7 +101,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     if resumed:
         _restore_balance(trainer, resumed)
         record.event("resume", f"Resumed from {resumed.name}.", checkpoint=resumed.name)
-    record.phase("measuring the base model" if not resumed else "loading the checkpoint")
+    record.phase("measuring the base model" if not resumed else "loading the checkpoint", stage="base")
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     _tell_realised(record, trainer)
     stopped = trainer.state.global_step < trainer.state.max_steps and not callback.ended_early
@@ -143,17 +145,17 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     from engine.train.run_trainer import training_arguments
 
     tell, device = _teller(record), resolve_device(recipe)
-    record.phase("looking for the model")
+    record.phase("looking for the model", stage="model")
     folder = resolve_model(
         recipe.model_name_or_path,
         revision=recipe.model.revision,
         root=data_root(),
-        progress=lambda text, share: record.phase(f"model: {text}" + (f" {share:.0%}" if share else "")),
+        progress=lambda text, share: record.phase(text, stage="model", share=share),
     )
     record.event("model", f"Model: {recipe.model_name_or_path}.")
     tokenizer = load_tokenizer(folder, tell, chat_template=recipe.data.chat_template)
     prepared = _read_data(run, recipe, record, tokenizer)
-    record.phase("loading the model")
+    record.phase("loading the model", stage="load")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
     strategy = Strategy.read(read_json(run.strategy_file)) or choose_strategy(recipe, inventory(), None)
     model = build_model(folder, recipe, device=device, tell=tell, resumed=resumed, strategy=strategy)
@@ -227,12 +229,12 @@ def _read_data(run: RunDir, recipe: Recipe, record: RunRecord, tokenizer: Any) -
     from engine.data.prepare import prepare, report_json
 
     root = data_root().make()
-    record.phase("reading and encoding the tasks")
+    record.phase("reading and encoding the tasks", stage="data")
     prepared = prepare(
-        local_recipe(recipe, root, lambda text, _: record.phase(text)),
+        local_recipe(recipe, root, lambda text, share: record.phase(text, stage="data", share=share)),
         Codec.of(tokenizer),
         root.prepared,
-        lambda text, share: record.phase(f"{text} ({share:.0%} of tasks)"),
+        lambda text, share: record.phase(text, stage="data", share=share),
     )
     _tell_data(run, recipe, record, prepared, report_json(recipe, prepared))
     best = recipe.record.metric_for_best_model
@@ -256,7 +258,9 @@ def _tell_data(run: RunDir, recipe: Recipe, record: RunRecord, prepared: Any, re
     ]
     if changed:
         problem = f"The data of {', '.join(changed)} changed since this run was begun."
-        raise UserError(problem, fix="put the file back, or start a new run with the new data.", field="tasks")
+        raise UserError(
+            problem, fix="put the file back, or start a new run with the new data.", field="tasks", kind="data"
+        )
     if record.rank == 0:
         replace_json(run.report_file, report)
     for facts, notes, source in zip(prepared.facts, prepared.notes, prepared.sources, strict=True):
@@ -310,10 +314,16 @@ def _explain(error: BaseException) -> Problem:
     text = str(error)
     if "out of memory" in text.lower() or isinstance(error, MemoryError):
         fix = "halve the batch size and double gradient_accumulation_steps: the loss stays equal."
-        return Problem(problem="Out of memory.", fix=fix, field="optim.per_device_train_batch_size")
+        field = "optim.per_device_train_batch_size"
+        return Problem(problem="Out of memory.", fix=fix, field=field, kind="out_of_memory")
     full = ("No space left", "unexpected pos", "PytorchStreamWriter failed")  # as torch and safetensors put it
     if (isinstance(error, OSError) and error.errno == 28) or any(words in text for words in full):
-        return Problem(problem="The disk is full.", fix="free some space, then resume.")
+        return Problem(problem="The disk is full.", fix="free some space, then resume.", kind="disk_full")
+    if type(error).__name__ in LOST_EACH_OTHER or "NCCL" in text:
+        problem = (
+            f"The training processes lost each other: {text.splitlines()[0][:200] if text else type(error).__name__}"
+        )
+        return Problem(problem=problem, fix="resume from the last checkpoint.", kind="communication")
     if isinstance(error, KeyboardInterrupt):
         return Problem(problem="Interrupted from the keyboard.", fix="resume from the last checkpoint.")
     first = text.splitlines()[0][:300] if text else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.contract.errors import Problem
 from engine.contract.files import append_json, finite, replace_json, truncate_torn_tail
-from engine.contract.rundir import ProcessId, RunDir, State, Status
+from engine.contract.rundir import ProcessId, RunDir, Status
 
 logger = logging.getLogger(__name__)
 MAX_UNWRITTEN = 100_000
@@ -60,9 +60,16 @@ class RunRecord:
         except OSError:  # a full disk: the next change is another try
             logger.warning("status.json cannot be written", exc_info=True)
 
-    def phase(self, text: str, state: State = "preparing") -> None:
-        """Say what the run is doing now."""
-        self.update(state=state, phase=text)
+    def phase(self, text: str, *, stage: str, share: float | None = None) -> None:
+        """Say what the run is doing before its first step.
+
+        Args:
+            text: In words.
+            stage: One of `STAGES`.
+            share: How much of the stage is done, 0 to 1, where it is known.
+        """
+        same = (stage, text) == (self.status.stage, self.status.phase)
+        self.update(force=not same, state="preparing", phase=text, stage=stage, share=share)
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one row of metrics; a non-finite number becomes null *and* an event."""

@@ -40,6 +40,8 @@ from studio.logic import mix as mix_view
 from studio.logic.model_choice import ModelInfo, look_up
 from studio.logic.once import await_other, claim_once
 from studio.logic.presets import OWN, load_preset
+from studio.logic.run_failure import remedied
+from studio.logic.task_choice import TaskChoice, task_values
 
 SIMPLE_FIELDS = (
     "optim.learning_rate",
@@ -58,58 +60,6 @@ FitState = Literal["fits", "tight", "no", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskChoice:
-    """One line of the task editor; travels to the browser and back as JSON."""
-
-    name: str
-    path: str
-    eval_path: str = ""
-    kind: str = "upload"
-    checked: bool = False
-    weight: float | str = 1.0
-    """A string only if somebody typed no number; the schema refuses it by name."""
-    max_samples: int | None = None
-    mixing_weight: float | str = 1.0
-    max_epochs: float | str | None = None
-    columns: Mapping[str, str] | None = None
-    num_used: int = 0
-    num_records: int = 0
-    num_bytes: int = 0
-    problem: str = ""
-    """Why it cannot be chosen; empty if it can."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values for the browser."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def read(cls, value: Any) -> TaskChoice | None:
-        """Rebuild from what the browser sent; None for anything else."""
-        if (
-            not isinstance(value, Mapping)
-            or not isinstance(value.get("name"), str)
-            or not isinstance(value.get("path"), str)
-        ):
-            return None
-        numbers = {key: _whole(value.get(key)) for key in ("num_used", "num_records", "num_bytes")}
-        columns = value.get("columns")
-        return cls(
-            name=value["name"],
-            path=value["path"],
-            eval_path=str(value.get("eval_path") or ""),
-            kind=str(value.get("kind") or "file"),
-            checked=value.get("checked") is True,
-            weight=_number(value.get("weight")),
-            max_samples=_whole(value.get("max_samples")) or None,
-            mixing_weight=_number(value.get("mixing_weight", 1.0)),
-            max_epochs=_number(value["max_epochs"]) if value.get("max_epochs") not in (None, "") else None,
-            columns={str(role): str(name) for role, name in columns.items()} if isinstance(columns, Mapping) else None,
-            problem=str(value.get("problem") or ""),
-            **numbers,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """What the page holds: widget values by recipe path, and the task rows."""
 
@@ -118,6 +68,8 @@ class Draft:
     notices: tuple[Problem, ...] = ()
     source: str = ""
     """Where it came from, for the headline: a preset or a run."""
+    marked: tuple[str, ...] = ()
+    """Recipe paths that a remedy has changed, to be marked in the form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +99,37 @@ class NewRunView:
         return not self.problems
 
 
-def initial(root: DataRoot, project: Path, *, preset: str = "", run_id: str = "", continued: str = "") -> Draft:
-    """Return the draft a page opens with. A preset or run that cannot be read becomes a notice, never an exception."""
+def initial(
+    root: DataRoot,
+    project: Path,
+    *,
+    preset: str = "",
+    run_id: str = "",
+    fix: str = "",
+    continued: str = "",
+    checkpoint: str = "",
+) -> Draft:
+    """Return the draft a page opens with. A preset or run that cannot be read becomes a notice, never an exception.
+
+    Args:
+        root: The data root.
+        project: The checkout.
+        preset: Name of a preset.
+        run_id: Run whose recipe to take.
+        fix: Number of the remedy of its failure to apply, 1 for the first.
+        continued: Run that goes on as a new one.
+        checkpoint: Where that goes on from; empty = the newest.
+    """
     try:
+        if run_id and fix:
+            recipe, way = remedied(open_run(root.runs, run_id), int(fix) if fix.isdecimal() else 0)
+            source = f"Settings of run {run_id}, changed: {way.text}"
+            return replace(draft_of(recipe, root, project, source=source), marked=tuple(way.changes))
         if run_id:
             recipe = open_run(root.runs, run_id).recipe()
             return draft_of(recipe, root, project, source=f"Settings of run {run_id}")
         if continued:
-            recipe = continuation(open_run(root.runs, continued))
+            recipe = continuation(open_run(root.runs, continued), checkpoint=checkpoint)
             step = Path(recipe.continue_from or "").name
             return draft_of(recipe, root, project, source=f"Goes on from run {continued}, {step}")
         if preset:
@@ -300,7 +275,7 @@ def _validate(draft: Draft) -> tuple[Recipe | None, tuple[Problem, ...]]:
     if start and not Path(start).is_dir():
         text = f"The checkpoint {start} to continue from is not there."
         problems.append(Problem(problem=text, fix="clear that field or correct it.", field="continue_from"))
-    values["tasks"] = [_task_values(task) for task in chosen] or [{"name": "task", "path": "-"}]
+    values["tasks"] = [task_values(task) for task in chosen] or [{"name": "task", "path": "-"}]
     try:
         recipe = recipe_from_values(values, source="The form")
     except UserError as error:
@@ -309,24 +284,9 @@ def _validate(draft: Draft) -> tuple[Recipe | None, tuple[Problem, ...]]:
     return recipe, tuple(problems)
 
 
-def _task_values(task: TaskChoice) -> dict[str, Any]:
-    values: dict[str, Any] = {"name": task.name, "path": task.path, "weight": task.weight}
-    if task.eval_path:
-        values["eval_path"] = task.eval_path
-    if task.max_samples:
-        values["max_samples"] = task.max_samples
-    if task.mixing_weight != 1.0:
-        values["mixing_weight"] = task.mixing_weight
-    if task.max_epochs is not None:
-        values["max_epochs"] = task.max_epochs
-    if task.columns:
-        values["columns"] = dict(task.columns)
-    return values
-
-
 def _unfinished_yaml(draft: Draft) -> str:
     """Write what the form holds so far, not validated."""
-    tasks = [_task_values(task) for task in draft.tasks if task.checked]
+    tasks = [task_values(task) for task in draft.tasks if task.checked]
     values = {"schema_version": 1, **form_fields.to_values(draft.values), **({"tasks": tasks} if tasks else {})}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
@@ -383,14 +343,3 @@ def _size(task: TaskChoice) -> estimate.TaskSize:
 
 def _real(path: str) -> str:
     return os.path.realpath(path)
-
-
-def _number(value: Any) -> float | str:
-    """Return a number, or what was typed instead: the schema refuses it by name."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return str(value or "")
-
-
-def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**53 else 0

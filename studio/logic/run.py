@@ -21,7 +21,17 @@ from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
-from engine.contract.rundir import TERMINAL, Attempt, RunDir, Status, effective_state, is_waiting, open_run, request
+from engine.contract.rundir import (
+    STAGES,
+    TERMINAL,
+    Attempt,
+    RunDir,
+    Status,
+    effective_state,
+    is_waiting,
+    open_run,
+    request,
+)
 from engine.launch import slurm
 from engine.launch.command import (
     accelerate_text,
@@ -33,7 +43,9 @@ from engine.launch.command import (
 )
 from engine.launch.supervisor import start_run
 from studio.charts import eval_series, thin, train_series
+from studio.logic import run_checkpoints
 from studio.logic.balance import balance
+from studio.logic.run_failure import failure
 
 KEPT_RUNS = 16
 LOG_LINES = 40
@@ -174,9 +186,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
     checkpoints = [int(path.name[5:]) for path in run.checkpoint_dirs()]
     recent = [snapshot.rows[step] for step in snapshot.order[-WARNED_STEPS:]]
     last = recent[-1] if recent else {}
-    problem = (attempt.problem, attempt.fix) if attempt and state == "failed" else ("", "")
-    if state == "lost":
-        problem = ("The processes of this run are gone without a last word.", "resume from the newest checkpoint.")
+    best = best_and_stall(best_of(evaluations, recipe.record.metric_for_best_model))[0] or None
     elapsed, remaining = _times(status, state, attempt.ended_at if attempt else 0.0)
     return {
         "id": run.id,
@@ -193,10 +203,11 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "stats": _stats(last, evaluations, status.epoch),
         "tasks": _tasks(names, snapshot, evaluations),
         "checkpoints": checkpoints,
-        "best": best_and_stall(best_of(evaluations, recipe.record.metric_for_best_model))[0] or None,
+        "best": best,
+        "saved": run_checkpoints.rows(run, evaluations, best=best, over=state in TERMINAL),
         "warning": (_stalled(status, recent) or _warning(snapshot.events, status.step)) if state == "running" else "",
-        "problem": problem[0],
-        "fix": problem[1],
+        "failure": failure(run, recipe, attempt, state),
+        "stages": _stages(status) if state == "preparing" else [],
         "actions": _actions(
             state, checkpoints, waits=state == "queued" and attempt is not None, job=bool(attempt and attempt.job)
         ),
@@ -207,7 +218,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "eval": eval_series(evaluations, names),
         "balance": snapshot.balance(evaluations, names),
         "events": [_event(event) for event in snapshot.events],
-        "log": tail_text(run.log_file, max_lines=LOG_LINES),
+        "log": tail_text(run.log_file, max_lines=LOG_LINES) if state in ("failed", "lost") else "",
         **({"config": _config(run, recipe)} if reset else {}),
     }
 
@@ -216,6 +227,19 @@ def _phase(phase: str, state: str, attempt: Attempt | None) -> str:
     if state == "queued" and attempt is not None:
         return f"Waits: {attempt.waiting}"
     return phase if state in ("preparing", "running", "stopping") else ""
+
+
+def _stages(status: Status) -> list[dict[str, Any]]:
+    """Return the steps before training, each done, under way (with its share, if known) or still to come."""
+    at = STAGES.index(status.stage) if status.stage in STAGES else 0
+
+    def state_of(index: int) -> str:
+        return "done" if index < at else "now" if index == at else "later"
+
+    return [
+        {"name": name, "state": state_of(i), "share": status.share if i == at else None}
+        for i, name in enumerate(STAGES)
+    ]
 
 
 def _actions(state: str, checkpoints: list[int], *, waits: bool, job: bool) -> dict[str, bool]:

@@ -16,7 +16,7 @@ from gradio.context import Context
 
 from engine.contract.errors import UserError
 from studio.context import StudioContext
-from studio.forms import Widgets
+from studio.forms import Widgets, element_id
 from studio.islands import island
 from studio.logic import form_fields, new_run, presets
 from studio.logic.model_choice import model_choices
@@ -24,7 +24,7 @@ from studio.logic.new_run import ADVANCED_FIELDS, Draft, NewRunView, TaskChoice
 
 GO_TO_RUN = "(id) => { if (id) window.location.assign('/run?id=' + encodeURIComponent(id)); }"
 MEASURE_POLL_S = 1.5
-QUERY = {"preset": "preset", "run_id": "from", "continued": "continue"}
+QUERY = {"preset": "preset", "run_id": "from", "fix": "fix", "continued": "continue", "checkpoint": "checkpoint"}
 SECTIONS = {
     "": "Run",
     "model": "Model",
@@ -185,7 +185,7 @@ class _Page:
             self.mix,
             self.clock,
         ]
-        filled = [self.head, self.notes, self.tasks, self.token, *self.form.by_path.values()]
+        filled = [self.head, self.notes, self.tasks, self.token, self.advanced, *self.form.by_path.values()]
         length = [
             self.by_steps,
             self.form.by_path["optim.max_steps"],
@@ -270,8 +270,9 @@ class _Page:
     def _fill(self, draft: Draft) -> dict[Any, Any]:
         source = draft.source or "Choose tasks, a model and a method; the summary says what it takes."
         return {
-            self.head: {"title": "New run", "text": source},
+            self.head: {"title": "New run", "text": source, "marked": [element_id(path) for path in draft.marked]},
             self.notes: _notes(draft.notices),
+            self.advanced: gr.Accordion(open=True) if set(draft.marked) & set(ADVANCED_FIELDS) else gr.skip(),
             self.tasks: _editor(draft),
             self.token: secrets.token_hex(16),
             **self.form.updates(draft.values),

@@ -15,6 +15,7 @@ from engine.contract.places import DataRoot
 from engine.contract.rundir import Attempt, ProcessId, claim_attempt, effective_state
 from studio.logic import runs
 from studio.logic.run import RunWatcher, request_action
+from studio.logic.run_log import read_log
 from tests.fake_runs import STATES, fake_run, metrics_row
 
 
@@ -33,7 +34,7 @@ def test_every_state_has_a_view_that_is_json(root, state):
     alive = state in ("preparing", "running", "stopping")
     assert view["actions"]["stop"] == (state in ("preparing", "running"))
     assert view["actions"]["resume"] == (state in ("stopped", "failed", "lost"))
-    assert bool(view["problem"]) == (state in ("failed", "lost"))
+    assert bool(view["failure"]) == (state in ("failed", "lost"))
     assert not (alive and view["actions"]["resume"])
 
 
@@ -72,7 +73,7 @@ def test_a_resumed_run_makes_viewers_start_over_and_the_later_row_wins(root):
 def test_text_from_logs_is_text(root):
     run = fake_run(root.runs, "running")
     view = RunWatcher(root).look(run.id)
-    assert "\\x1b[31mred <script>" in view["log"]
+    assert "\\x1b[31mred <script>" in read_log(run, -1)["lines"]
     assert view["events"][0]["text"] == "<b>Evaluation</b>"  # the page puts it into textContent
 
 
