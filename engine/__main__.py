@@ -21,6 +21,7 @@ COMMANDS = {
     "measure": ("engine.data.measure_command", "measure each task of a recipe for the studio's preview"),
     "merge": ("engine.export.merge_command", "merge a run's adapter into its base model, with a parity check"),
     "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
+    "serve": ("engine.chat.serve_command", "an OpenAI-compatible endpoint for a run, on this machine only"),
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),
     "fetch-data": ("engine.data.fetch_data_command", "bring a data set from a hub to this machine"),
     "families": ("engine.families_command", "the model families, and whether everything works with each"),

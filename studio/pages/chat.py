@@ -43,7 +43,7 @@ class _Page:
             self._pickers()
             self.columns = island(self.project, "chat_columns", chat.view(chat.new_talk()), elem_id="chat")
             self._question()
-            with gr.Accordion("Use it from your code", open=False, elem_id="chat-code-panel", visible=False):
+            with gr.Accordion("Use it from your code", open=False, elem_id="chat-code-panel"):
                 self.code = island(self.project, "chat_code", {}, elem_id="chat-code")
             self.gold = gr.State("")
             self.talk = gr.State(chat.new_talk())

@@ -92,3 +92,11 @@ def test_keys_a_draft_a_second_tab_and_stop(page: Page, studio: Studio, run: Run
     page.locator("#chat-unload").click()
     expect(page.locator("#chat")).to_contain_text("unloaded")
     second.close()
+
+
+def test_the_snippets_follow_the_model_on_the_right(page: Page, studio: Studio, run: RunDir):
+    page.goto(f"{studio.url}/chat?run={run.id}&right=step-000003")
+    expect(page.locator("#chat-right input")).to_have_value(re.compile("step-000003"), timeout=20_000)
+    page.get_by_role("button", name="Use it from your code").click()
+    expect(page.locator("#chat-code")).to_contain_text(f"-m engine serve {run.id}")
+    expect(page.locator("#chat-code")).to_contain_text('"model": "step-000003"')
