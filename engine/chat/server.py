@@ -43,6 +43,8 @@ LOOK_S = 0.5
 """How often a request looks whether its client is still there."""
 ENDLESS = 4096
 """Longest answer of a model that does not say how much it can see."""
+SINGLE = ("host", "origin", "authorization", "content-length")
+"""Headers that may come once: two could be read differently by whoever reads them next."""
 logger = logging.getLogger(__name__)
 
 
@@ -235,14 +237,17 @@ class _Door:
             await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = dict(pairs)
+        if any(sum(name == one for name, _ in pairs) > 1 for one in SINGLE):
+            return ApiError("The request is ambiguous.")
         if reason := refusal(headers, method=scope["method"]):
             return ApiError(reason, status=403)
         if not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), self.expected):
             message = "The bearer token is missing or wrong; it was printed when the endpoint started."
             return ApiError(message, status=401, code="invalid_api_key")
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        if not (length.isascii() and length.isdigit()) or int(length[:20]) > MAX_BODY_BYTES:
             return ApiError(f"The body is larger than {MAX_BODY_BYTES} bytes.", status=413)
         return None
 

@@ -232,6 +232,12 @@ def test_strangers_are_refused(client, headers, status):
         check_error(response, status)
 
 
+def test_headers_that_come_twice_are_refused(client):
+    twice = [("authorization", "Bearer other"), ("authorization", f"Bearer {TOKEN}")]
+    with httpx.Client(base_url=client.base_url, headers=twice) as other:
+        check_error(other.get("/v1/models"), 400)
+
+
 def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client, monkeypatch):
     monkeypatch.setattr(serving, "MAX_BODY_BYTES", 1000)
     check_error(client.post(CHAT, content=b"x" * 2000), 413)
