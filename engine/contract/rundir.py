@@ -4,7 +4,8 @@
               attempts/NNN.json  who runs it: supervisor pid, command, end    supervisor (O_EXCL = the claim)
               control.json       what people ask for: stop, save              studio or CLI
               status.json        where the run is                             rank 0
-              metrics.jsonl events.jsonl errors/ logs/ data/report.json checkpoints/step-NNNNNN/ merged/<name>/
+              metrics.jsonl events.jsonl errors/ logs/ data/report.json checkpoints/step-NNNNNN/
+              merged/<name>/ exports/<name>/ adapters/<name>/                 their commands, by rename
               eval/*.json        what was measured of its models              `engine evaluate`
 
 Every file has one writer.  Small files are replaced, streams are appended, nobody locks.  This module owns the paths
@@ -231,6 +232,16 @@ class RunDir:
     def evaluations(self) -> Path:
         """Folder of what was measured of its models."""
         return self.path / "eval"
+
+    @property
+    def exports(self) -> Path:
+        """Folder of what was made of merged models for other programs."""
+        return self.path / "exports"
+
+    @property
+    def adapters(self) -> Path:
+        """Folder of the adapters that were exported or combined."""
+        return self.path / "adapters"
 
     def recipe(self) -> Recipe:
         """Return the frozen recipe.

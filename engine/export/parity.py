@@ -22,6 +22,11 @@ STORED_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.3}
 bfloat16 keeps 8 bits of every weight, which moved the logits of a 135M model by 0.04 to 0.25; weights of another model
 differ by several units."""
 
+EXACT_LIMIT = 1e-2
+"""The same between a merged model and a copy in another container, both computed in float32."""
+BROKEN = 0.8
+"""Largest `relative_logit_difference` of a quantized model."""
+
 Answer = tuple[torch.Tensor, list[int]]
 """Logits after a prompt, shape (V,), float32 on the host; and the greedy continuation."""
 
@@ -73,8 +78,38 @@ def answer(model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> An
     return logits, generated[0, len(ids) :].tolist()
 
 
+def differences(expected: list[Answer], found: list[Answer]) -> dict[str, Any]:
+    """Say how far apart two models answer.
+
+    Returns:
+        Of the prompts the largest `mean_logit_difference` and `max_logit_difference`; `relative_logit_difference`: the
+        mean difference as a share of the spread of the expected logits, both around their mean (a constant changes no
+        probability); `same_greedy_tokens` in words and `same_greedy_share` from 0 to 1.
+    """
+    pairs = list(zip(expected, found, strict=True))
+    apart = [(ours - theirs).abs() for (ours, _), (theirs, _) in pairs]
+    relative = [
+        float(((theirs - theirs.mean()) - (ours - ours.mean())).abs().mean() / (ours - ours.mean()).abs().mean())
+        for (ours, _), (theirs, _) in pairs
+    ]
+    same = sum(a == b for (_, ours), (_, theirs) in pairs for a, b in zip(ours, theirs))
+    total = sum(max(len(ours), len(theirs)) for (_, ours), (_, theirs) in pairs)
+    return {
+        "mean_logit_difference": _largest([float(difference.mean()) for difference in apart]),
+        "max_logit_difference": _largest([float(difference.max()) for difference in apart]),
+        "relative_logit_difference": _largest(relative),
+        "same_greedy_tokens": f"{same} of {total}",
+        "same_greedy_share": same / max(1, total),
+    }
+
+
+def _largest(values: list[float]) -> float:
+    """The largest; NaN if any is, which `max` may overlook."""
+    return float("nan") if any(value != value for value in values) else max(values)
+
+
 def compare(expected: list[Answer], found: list[Answer], *, limit: float) -> dict[str, Any]:
-    """Compare what two models said.
+    """Compare what two models said that must answer the same.
 
     Args:
         expected: Per prompt, of the one.
@@ -82,24 +117,36 @@ def compare(expected: list[Answer], found: list[Answer], *, limit: float) -> dic
         limit: Largest mean |logit difference| that rounding explains.
 
     Returns:
-        `mean_logit_difference`, `max_logit_difference` and `same_greedy_tokens`.
+        What `differences` says.
 
     Raises:
         UserError: If they differ by more.
     """
-    pairs = list(zip(expected, found, strict=True))
-    differences = [(ours - theirs).abs() for (ours, _), (theirs, _) in pairs]
-    mean = max(float(difference.mean()) for difference in differences)
-    same = sum(a == b for (_, ours), (_, theirs) in pairs for a, b in zip(ours, theirs))
-    total = sum(max(len(ours), len(theirs)) for (_, ours), (_, theirs) in pairs)
+    told = differences(expected, found)
+    mean = told["mean_logit_difference"]
     if not mean <= limit:  # also refuses NaN
         raise UserError(
             f"The merged model does not answer like the trained one: its logits differ by {mean:.3g} on average, "
             f"{limit:g} is what rounding explains.",
             fix="use the adapter unmerged, and report this with the run's log.",
         )
-    return {
-        "mean_logit_difference": mean,
-        "max_logit_difference": max(float(difference.max()) for difference in differences),
-        "same_greedy_tokens": f"{same} of {total}",
-    }
+    return told
+
+
+def refuse_broken(told: dict[str, Any], what: str) -> None:
+    """Refuse a quantized model that says something else altogether.
+
+    Args:
+        told: What `differences` says.
+        what: The format, as people call it.
+
+    Raises:
+        UserError: If its logits are further from the merged model's than rounding to 4 bits brings them.
+    """
+    relative = told["relative_logit_difference"]
+    if not relative <= BROKEN:  # also refuses NaN
+        raise UserError(
+            f"The model in {what} is broken: its logits are {relative:.0%} of their spread away from the merged model's, "
+            f"{BROKEN:.0%} is the limit.",
+            fix="choose another format, or a larger model: small ones suffer most from 4 bits.",
+        )
