@@ -20,6 +20,10 @@ COMMANDS = {
     "prepare": ("engine.data.prepare_command", "encode a recipe's tasks into the cache and say what a run will see"),
     "measure": ("engine.data.measure_command", "measure each task of a recipe for the studio's preview"),
     "merge": ("engine.export.merge_command", "merge a run's adapter into its base model, with a parity check"),
+    "export": (
+        "engine.export.export_command",
+        "a checkpoint for other programs: adapter, merged, 4 bit, GPTQ, AWQ, GGUF",
+    ),
     "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
     "serve": ("engine.chat.serve_command", "an OpenAI-compatible endpoint for a run, on this machine only"),
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),

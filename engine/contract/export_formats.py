@@ -1,6 +1,6 @@
 """What a run can be exported as: one record per format, without torch.
 
-    adapter, merged -> of the run        bnb-4bit, gptq, awq, gguf-* -> made of a merged model, in exports/<name>/
+adapter, merged -> of the run        bnb-4bit, gptq, awq, gguf-* -> made of a merged model, in exports/<name>/
 """
 
 from __future__ import annotations

@@ -27,9 +27,11 @@ from engine.contract.files import read_json, replace_json, slug
 from engine.contract.model_facts import read_config
 from engine.contract.places import DataRoot, require_free
 from engine.contract.rundir import RunDir
-from engine.export.card import write_card
+from engine.data.codec import Codec
+from engine.export.card import public_base, write_card
 from engine.export.llama_cpp import convert
 from engine.export.merge import merge_run
+from engine.export.ollama import modelfile
 from engine.export.parity import EXACT_LIMIT, Answer, answer, compare, differences, parity_prompts, refuse_broken
 from engine.export.rounding import require_auto_round, round_weights
 from engine.model.tokenizer import load_tokenizer
@@ -39,9 +41,7 @@ Progress = Callable[[str, float | None], None]
 ADAPTER_FILES = ("adapter_model.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json")
 
 
-def export_run(
-    run: RunDir, checkpoint: str, key: str, name: str, *, root: DataRoot, progress: Progress
-) -> Path:
+def export_run(run: RunDir, checkpoint: str, key: str, name: str, *, root: DataRoot, progress: Progress) -> Path:
     """Export one checkpoint and return the folder.
 
     Args:
@@ -68,7 +68,9 @@ def export_run(
     target = free_place(run.exports, name, f"{source.name}-{key}")
     merged = merged_of(run, source.name)
     if merged is None:
-        merged = merge_run(run, source.name, "", root=root, progress=lambda text, share: progress(text, (share or 0) / 4))
+        merged = merge_run(
+            run, source.name, "", root=root, progress=lambda text, share: progress(text, (share or 0) / 4)
+        )
         write_card(merged, run, find_format("merged"), read_json(merged / "merge.json") or {}, root=root)
     require_free(run.path, 2 * export_bytes(read_config(merged) or {}, form), what=f"The export as {form.title}")
     started = time.monotonic()
@@ -83,6 +85,9 @@ def export_run(
         }
         progress(f"making {form.title}", 0.3)
         told |= _make(merged, temporary, form, target.name, root=root, progress=progress)
+        if form.is_gguf:
+            codec = Codec.of(load_tokenizer(merged, lambda _: None))
+            (temporary / "Modelfile").write_text(modelfile(f"{target.name}.gguf", codec), encoding="utf-8")
         told["seconds"] = round(time.monotonic() - started, 1)
         told |= _compare(run, merged, temporary, form, progress)
         told["bytes"] = folder_bytes(temporary)
@@ -182,17 +187,19 @@ def _export_adapter(
         for pattern in ADAPTER_FILES:
             for path in source.glob(pattern):
                 shutil.copyfile(path, temporary / path.name)
-        replace_json(temporary / "adapter_config.json", config | {"base_model_name_or_path": public_name(run)})
-        told = {"run": run.id, "checkpoint": source.name, "format": form.key, "parity": "the weights are copied unchanged"}
+        replace_json(
+            temporary / "adapter_config.json",
+            config | {"base_model_name_or_path": public_base(run.recipe().model_name_or_path)},
+        )
+        told = {
+            "run": run.id,
+            "checkpoint": source.name,
+            "format": form.key,
+            "parity": "the weights are copied unchanged",
+        }
         finish(temporary, run, form, told | {"bytes": folder_bytes(temporary)}, root)
     progress("done", 1.0)
     return target
-
-
-def public_name(run: RunDir) -> str:
-    """Return the base model as others know it: the hub's id, or the name of a local folder without its path."""
-    name = run.recipe().model_name_or_path
-    return Path(name).name if name.startswith(("/", "~", ".")) else name
 
 
 def free_place(folder: Path, name: str, fallback: str) -> Path:

@@ -1,6 +1,6 @@
 """Programs of others that make a format: run as processes of their own, on a view of the model that holds no code.
 
-    merged folder -> view (links, no auto_map, no Python) -> program, offline -> its files
+merged folder -> view (links, no auto_map, no Python) -> program, offline -> its files
 """
 
 from __future__ import annotations
