@@ -43,7 +43,7 @@ class ExportFormat:
 
 
 _ALL = (
-    ExportFormat(key="adapter", title="Adapter", text="The LoRA weights alone, to be loaded on the base model.", bits=0),
+    ExportFormat(key="adapter", title="Adapter", text="The LoRA weights alone, for the base model.", bits=0),
     ExportFormat(
         key="merged", title="Merged, 16 bit", text="One whole model that every tool can load.", bits=16, exact=True
     ),
@@ -58,7 +58,7 @@ _ALL = (
         key="gguf-bf16", title="GGUF, bf16", text="For llama.cpp and Ollama, nothing lost.", bits=16, exact=True
     ),
     ExportFormat(
-        key="gguf-q8_0", title="GGUF, q8_0", text="For llama.cpp and Ollama, half the size.", bits=8.5, embedding_bits=8.5
+        key="gguf-q8_0", title="GGUF, q8_0", text="For llama.cpp and Ollama, half of it.", bits=8.5, embedding_bits=8.5
     ),
     ExportFormat(
         key="gguf-q4_k_m", title="GGUF, q4_K_M", text="For llama.cpp and Ollama on small machines.", bits=5.0,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from engine.contract.files import read_json
+
 PLAIN_TRANSFORMERS = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -39,6 +41,7 @@ inputs = tokenizer.apply_chat_template(
 ).to(model.device)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0], skip_special_tokens=True))
 """
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 PACKAGES = {"bnb-4bit": "bitsandbytes", "gptq": "optimum gptqmodel", "awq": "gptqmodel", "adapter": "peft"}
 """What transformers needs on top to load a format."""
 
@@ -57,13 +60,19 @@ def snippets(folder: str, key: str, base_model: str, *, files: Path | None = Non
         return _gguf(folder, files or Path(folder))
     if key == "adapter":
         load = ADAPTER_TRANSFORMERS.format(folder=repr(folder), base=repr(base_model))
-        rank = "--max-lora-rank 64"
+        rank = f"--max-lora-rank {_rank(files or Path(folder))}"
         serve = f"vllm serve {shlex.quote(base_model)} --enable-lora {rank} --lora-modules {name}={quoted}"
     else:
         load = PLAIN_TRANSFORMERS.format(folder=repr(folder))
         serve = f"vllm serve {quoted} --served-model-name {name}"
     needs = f"# pip install {PACKAGES[key]}\n" if key in PACKAGES else ""
     return [{"title": "transformers", "text": needs + load + ASK}, {"title": "vLLM", "text": serve}]
+
+
+def _rank(files: Path) -> int:
+    """Return the smallest rank that vLLM can be told and that holds this adapter's."""
+    rank = (read_json(files / "adapter_config.json") or {}).get("r")
+    return next((size for size in VLLM_RANKS if not isinstance(rank, int) or size >= rank), VLLM_RANKS[-1])
 
 
 def _gguf(folder: str, files: Path) -> list[dict[str, str]]:

@@ -51,9 +51,9 @@ def public_recipe(recipe: Recipe) -> Recipe:
     def last(path: str | None) -> str | None:
         return path if not path or is_hub_path(path) else Path(path).name
 
-    tasks = [
+    tasks = tuple(
         task.model_copy(update={"path": last(task.path), "eval_path": last(task.eval_path)}) for task in recipe.tasks
-    ]
+    )
     return recipe.model_copy(update={"tasks": tasks, "model_name_or_path": public_base(recipe.model_name_or_path)})
 
 
@@ -90,7 +90,7 @@ def write_card(folder: Path, run: RunDir, form: ExportFormat, told: Mapping[str,
         root: Where the base model may lie.
     """
     recipe, licence = run.recipe(), licence_of(run.recipe(), root)
-    base = public_base(recipe.model_name_or_path)
+    base, name = public_base(recipe.model_name_or_path), folder.name.removeprefix(".tmp-")
     front: dict[str, Any] = {"pipeline_tag": "text-generation", "tags": ["mft-studio", recipe.method, form.key]}
     front["library_name"] = "peft" if form.key == "adapter" else "gguf" if form.is_gguf else "transformers"
     if not is_local_path(recipe.model_name_or_path):
@@ -107,7 +107,7 @@ def write_card(folder: Path, run: RunDir, form: ExportFormat, told: Mapping[str,
         "## Tasks\n\n" + _tasks(run, recipe, str(told.get("checkpoint", ""))),
         "## Parity\n\n" + _parity(told),
         "## Use\n\n" + "\n\n".join(
-            f"### {item['title']}\n\n{fenced(item['text'])}" for item in snippets(folder.name, form.key, base, files=folder)
+            f"### {item['title']}\n\n{fenced(item['text'])}" for item in snippets(name, form.key, base, files=folder)
         ),
         "## Recipe\n\n" + fenced(dump_recipe(public_recipe(recipe), all_fields=False), "yaml"),
     ]  # fmt: skip

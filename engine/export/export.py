@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import psutil
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig
@@ -115,6 +116,8 @@ def _make(
     model: Any = AutoModelForCausalLM.from_pretrained(
         merged, quantization_config=config, dtype=torch.bfloat16, use_safetensors=True, trust_remote_code=False
     )
+    if not any(isinstance(layer, bnb.nn.Linear4bit) for layer in model.modules()):
+        raise UserError("bitsandbytes quantized no layer of this architecture.", fix="choose a GGUF format.")
     model.save_pretrained(target)
     load_tokenizer(merged, lambda _: None).save_pretrained(target)
     return {}
@@ -135,7 +138,11 @@ def load_exported(folder: Path, form: ExportFormat, dtype: torch.dtype) -> Any:
         more = {"device_map": "auto"}
     else:
         more = {"use_safetensors": True}
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **more).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **more).eval()
+    for layer in model.modules():
+        if isinstance(layer, bnb.nn.Linear4bit):  # the weights as they are stored, not as some CPUs repack them
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _compare(run: RunDir, merged: Path, target: Path, form: ExportFormat, progress: Progress) -> dict[str, Any]:

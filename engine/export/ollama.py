@@ -1,6 +1,6 @@
 """A Modelfile for a GGUF: Ollama's template language is Go's, so the chat template is written anew and checked.
 
-    chat template on placeholders -> what it prints before and after each role -> Go template -> same text on longer talks?
+    chat template on placeholders -> what it prints around each role -> Go template -> same text on longer talks?
 
 A template whose turns do not always look the same gets no TEMPLATE; Ollama then falls back on the one in the GGUF.
 """
@@ -48,9 +48,9 @@ def turns_of(codec: Codec) -> Turns | None:
     def text(roles: str, *, asks: bool = False) -> str:
         names = {"s": "system", "u": "user", "a": "assistant"}
         messages = [{"role": names[letter], "content": HOLE} for letter in roles]
-        bos = codec.variables.get("bos_token", "")
+        bos = codec.variables.get("bos_token", "") if codec.prefix_ids else ""
         rendered = codec.render(messages, add_generation_prompt=asks)
-        return rendered.removeprefix(bos) if bos else rendered  # the tokenizer puts it there
+        return rendered.removeprefix(bos) if bos else rendered  # the tokenizer puts it there itself
 
     try:
         system_end, user_end, answer_end = [text(roles).split(HOLE)[-1] for roles in ("s", "su", "sua")]

@@ -146,7 +146,7 @@ def refuse_broken(told: dict[str, Any], what: str) -> None:
     relative = told["relative_logit_difference"]
     if not relative <= BROKEN:  # also refuses NaN
         raise UserError(
-            f"The model in {what} is broken: its logits are {relative:.0%} of their spread away from the merged model's, "
-            f"{BROKEN:.0%} is the limit.",
+            f"The model in {what} is broken: its logits differ from the merged model's by {relative:.0%} of their "
+            f"spread, {BROKEN:.0%} is the limit.",
             fix="choose another format, or a larger model: small ones suffer most from 4 bits.",
         )
