@@ -8,10 +8,13 @@ function draw(value) {
   const fit = h("div.fit", {}, h(kind ? `span.pill.${kind}` : "span.pill", {}, h("i"), words), h("span", {}, value.fit_text || "Choose a model to see what it needs."));
   const breakdown = parts.length ? h("details.parts", {}, h("summary", {}, "What the memory is made of"),
     h("dl.facts", {}, parts.flatMap(([name, size]) => [h("dt", {}, name), h("dd.num", {}, size)]))) : null;
+  const changes = value.changes || [];
+  const ways = changes.length ? h("div.ways", { role: "group", "aria-label": "What would make it fit" }, h("p.sub", {}, "What would make it fit"), changes.map((one) => h("button.way", { type: "button", onclick: () => tell("submit", { apply: one.values, nonce: Date.now() }) },
+    h("span", {}, one.labels.flatMap((label, index) => (index ? [" + ", h("b", {}, label)] : [h("b", {}, label)]))), h("span.sub.num", {}, one.text)))) : null;
   const facts = h("dl.facts", {}, (value.facts || []).flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", {}, text)]));
   const problems = (value.problems || []).map((problem) => h(TODO.has(problem.field) && !problem.fix ? "li" : "li.bad", { "data-field": problem.field }, h("span.mark", { "aria-hidden": "true" }, TODO.has(problem.field) && !problem.fix ? "→" : "!"),
     h("span", {}, rich(problem.problem), problem.fix ? h("span.fix", {}, " ", rich(problem.fix)) : null)));
   const notes = (value.notes || []).map((text) => h("li", {}, h("span.mark", { "aria-hidden": "true" }, "i"), h("span", {}, text)));
-  root().replaceChildren(fit, ...[breakdown, facts].filter(Boolean),
+  root().replaceChildren(fit, ...[ways, breakdown, facts].filter(Boolean),
     problems.length || notes.length ? h("ul.notes", { role: "status", "aria-label": "Before the start" }, ...problems, ...notes) : "");
 }

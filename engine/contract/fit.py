@@ -5,11 +5,14 @@ MemoryEstimate + Strategy + machine -> Fit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.contract.estimate import GpuLike, MachineLike, MemoryEstimate, gigabytes
+from engine.contract.cost import Cost, corrected
+from engine.contract.errors import UserError
+from engine.contract.estimate import GpuLike, MachineLike
+from engine.contract.memory import MemoryEstimate, gigabytes
 from engine.contract.model_facts import count_parameters, num_parameters
 from engine.contract.recipe import Recipe
 from engine.contract.strategy import Strategy, choose_strategy, gpus_of, known_memory, sharded
@@ -54,16 +57,38 @@ class Fit:
     """How several processes would share the model; None for one."""
 
 
-def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) -> Fit:
+def fit(
+    recipe: Recipe,
+    machine: MachineLike,
+    config: Mapping[str, Any] | None,
+    *,
+    past: Sequence[Cost] = (),
+    tokens: tuple[int, int] | None = None,
+) -> Fit:
     """Say whether the recipe fits on this machine and why not.
 
     An unknown model (`config` None or without sizes) is let through with a sentence that says so.
+
+    Args:
+        recipe: The recipe.
+        machine: Where it would run.
+        config: Values of the model's config.json.
+        past: What earlier runs on this machine took, newest first.
+        tokens: Fewest and most tokens of the largest micro-batch, if the tasks were measured.
     """
     if recipe.launch.scheduler == "slurm":
         return Fit(ok=True, sentence="runs where Slurm puts it: whether it fits there is not known here")
     gpus = gpus_of(recipe, machine)
     needs_gpu = recipe.launch.device == "cuda" and not gpus
-    memory = known_memory(recipe, gpus, config, native_bf16=needs_gpu or machine.cpu_bf16)
+    like = cost_of(recipe, gpus, config)
+    memory = known_memory(
+        recipe,
+        gpus,
+        config,
+        native_bf16=needs_gpu or machine.cpu_bf16,
+        device="cuda" if gpus or needs_gpu else "cpu",
+        tokens=tokens,
+    )
     if needs_gpu:
         size, high = (f" with about {memory.text}", memory.high_bytes) if memory else ("", 0)
         return Fit(ok=False, sentence=f"needs a GPU{size}; this machine has none", needs_bytes=high, memory=memory)
@@ -71,10 +96,28 @@ def fit(recipe: Recipe, machine: MachineLike, config: Mapping[str, Any] | None) 
         return Fit(ok=True, sentence="memory unknown: the model's config.json is not on this machine yet")
     if gpus:
         strategy = choose_strategy(recipe, machine, config)
-        answer = _fit_gpus(recipe, gpus, len(machine.gpus), sharded(memory, strategy, recipe, config), strategy)
+        split = corrected(sharded(memory, strategy, recipe, config), like, past)
+        answer = _fit_gpus(recipe, gpus, len(machine.gpus), split, strategy)
         answer = _fit_host(answer, recipe, machine, config)
         return replace(answer, strategy=strategy) if recipe.launch.num_processes > 1 else answer
-    return _fit_cpu(machine, memory, num_parameters(config))
+    if num_parameters(config) > CPU_TRAINING_LIMIT:  # what matters is the GPU it needs
+        memory = known_memory(recipe, gpus, config, tokens=tokens) or memory
+    return _fit_cpu(recipe, machine, corrected(memory, like, past), num_parameters(config))
+
+
+def cost_of(recipe: Recipe, gpus: Sequence[GpuLike], config: Mapping[str, Any] | None) -> Cost:
+    """Return what makes runs comparable: device, method, size."""
+    try:
+        parameters = count_parameters(config).active if config else 0
+    except UserError:
+        parameters = 0
+    return Cost(
+        device=gpus[0].name if gpus else "cpu",
+        method=recipe.method,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
+        num_processes=recipe.launch.num_processes,
+        parameters=parameters,
+    )
 
 
 def largest_that_fits(machine: MachineLike, method: str) -> str:
@@ -132,14 +175,16 @@ def _fit_host(answer: Fit, recipe: Recipe, machine: MachineLike, config: Mapping
     return replace(answer, ok=False, sentence=sentence)
 
 
-def _fit_cpu(machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:
-    need = f"about {memory.text}"
+def _fit_cpu(recipe: Recipe, machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:
+    need, processes = f"about {memory.text}", recipe.launch.processes_here
     if parameters > CPU_TRAINING_LIMIT:
         size = f"{parameters / 1e9:.1f} billion parameters are too many to train on a CPU"
         reason = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
         sentence = f"needs a GPU with {need}: {size}; {reason}"
         return Fit(ok=False, sentence=sentence, needs_bytes=memory.high_bytes, memory=memory)
-    ok, tight = memory.low_bytes <= machine.ram_total, memory.low_bytes <= machine.ram_total < memory.high_bytes
-    sentence = f"needs {need}; this machine has {gigabytes(machine.ram_total)} of memory"
+    low, high = processes * memory.low_bytes, processes * memory.high_bytes
+    ok, tight = low <= machine.ram_total, low <= machine.ram_total < high
+    each = f" for each of {processes} processes" if processes > 1 else ""
+    sentence = f"needs {need}{each}; this machine has {gigabytes(machine.ram_total)} of memory"
     sentence += ": it may just fit" if tight else ""
-    return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
+    return Fit(ok=ok, sentence=sentence, needs_bytes=high, tight=tight, memory=memory)

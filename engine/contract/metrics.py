@@ -46,7 +46,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="optim/grad_norm", unit="", better="neither", label="Gradient norm"),
     Metric(key="perf/tokens_per_second", unit="tokens/s", better="higher", label="Throughput"),
     Metric(key="perf/step_time_s", unit="s", better="lower", label="Time per step"),
-    Metric(key="perf/memory_bytes", unit="bytes", better="lower", label="Memory"),
+    Metric(key="perf/memory_bytes", unit="bytes", better="lower", label="Peak memory"),
 )
 
 

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import psutil
 
+from engine.contract.cost import Cost
 from engine.contract.errors import FailureKind, UserError
 from engine.contract.files import child, read_json, read_rows, replace_json, slug
 from engine.contract.recipe import Recipe
@@ -113,6 +114,8 @@ class Status:
     """Id of the last request of `control.json` that was carried out."""
     error: dict[str, str] | None = None
     """`Problem` as JSON if the run failed."""
+    cost: Cost | None = None
+    """What it was estimated at and what it takes; None until it trains."""
 
     @classmethod
     def read(cls, value: Any) -> Status | None:

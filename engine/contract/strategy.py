@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from engine.contract.errors import UserError
-from engine.contract.estimate import GpuLike, MachineLike, MemoryEstimate, estimate_memory, gigabytes
+from engine.contract.estimate import GpuLike, MachineLike
+from engine.contract.memory import Device, MemoryEstimate, estimate_memory, gigabytes
 from engine.contract.model_facts import config_size, count_parameters
 from engine.contract.recipe import Recipe
 
@@ -25,9 +26,9 @@ Name = Literal["single", "ddp", "fsdp2", "zero2", "zero3"]
 SPLIT: dict[str, tuple[str, ...]] = {
     "single": (),
     "ddp": (),
-    "zero2": ("gradients", "optimizer"),
-    "fsdp2": ("weights", "adapter", "gradients", "optimizer"),
-    "zero3": ("weights", "adapter", "gradients", "optimizer"),
+    "zero2": ("gradients", "sent gradients", "optimizer"),
+    "fsdp2": ("weights", "16-bit copy", "adapter", "gradients", "optimizer"),
+    "zero3": ("weights", "16-bit copy", "adapter", "gradients", "optimizer"),
 }
 """Parts of the memory estimate that are split among the processes."""
 SHARDED = ("fsdp2", "zero3")
@@ -103,34 +104,36 @@ def sharded(memory: MemoryEstimate, strategy: Strategy, recipe: Recipe, config: 
     Two layers and the embeddings are always whole: the one that computes and the one that is fetched meanwhile.  What
     is offloaded lies in the memory of the machine.
     """
-    parts, count = dict(memory.parts), recipe.launch.num_processes
-    weights = parts.get("weights", 0)
-    saved = 0
+    count, ranges = recipe.launch.num_processes, {name: (low, high) for name, low, high in memory.ranges}
+    weights = ranges.get("weights", (0, 0))[1]
     for part in SPLIT[strategy.name]:
         offloaded = strategy.cpu_offload and (part == "optimizer" or strategy.shards_weights)
-        kept = 0 if offloaded else parts.get(part, 0) // count
-        saved += parts.get(part, 0) - kept
-        if part in parts:
-            parts[part] = kept
+        if part in ranges:
+            ranges[part] = (0, 0) if offloaded else (ranges[part][0] // count, ranges[part][1] // count)
     if strategy.shards_weights:
+        ranges.pop("sent gradients", None)
         layers = max(1, config_size(config.get("text_config") or config, "num_hidden_layers", "n_layer"))
         counted = count_parameters(config)
         whole = (counted.embeddings + counted.head) / counted.total
         gathered = int(weights * (whole + (1 - whole) * min(1.0, 2 / layers)))
-        parts["gathered"] = gathered
-        saved -= gathered
-    kept_parts = tuple((name, size) for name, size in parts.items() if size)
-    low = max(memory.low_bytes - saved, 0)
-    return MemoryEstimate(low_bytes=low, high_bytes=max(memory.high_bytes - saved, low), parts=kept_parts)
+        ranges["gathered"] = (gathered, gathered)
+    kept = tuple((name, low, high) for name, (low, high) in ranges.items() if high)
+    return MemoryEstimate(ranges=kept)
 
 
 def known_memory(
-    recipe: Recipe, gpus: tuple[GpuLike, ...], config: Mapping[str, Any] | None, *, native_bf16: bool = True
+    recipe: Recipe,
+    gpus: tuple[GpuLike, ...],
+    config: Mapping[str, Any] | None,
+    *,
+    native_bf16: bool = True,
+    device: Device = "cuda",
+    tokens: tuple[int, int] | None = None,
 ) -> MemoryEstimate | None:
     """Return the memory of one process that holds everything, or None if the model's sizes are not known."""
     native = all(gpu.bf16 for gpu in gpus) if gpus else native_bf16
     try:
-        return estimate_memory(recipe, config, native_bf16=native) if config else None
+        return estimate_memory(recipe, config, device=device, native_bf16=native, tokens=tokens) if config else None
     except UserError:
         return None
 

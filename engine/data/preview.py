@@ -166,6 +166,29 @@ def rows_per_step(recipe: Recipe) -> int:
     return optim.per_device_train_batch_size * optim.gradient_accumulation_steps * recipe.launch.num_processes
 
 
+def micro_batch_tokens(recipe: Recipe, facts: Sequence[TaskFacts]) -> tuple[int, int] | None:
+    """Return the fewest and most tokens that the largest micro-batch may hold, padding included; None without rows."""
+    batch, limit = recipe.optim.per_device_train_batch_size, recipe.data.max_length
+    trained = [known for known, task in zip(facts, recipe.tasks, strict=True) if task.weight > 0 and known.num_rows]
+    counts: dict[int, int] = {}
+    for length, count in itertools.chain.from_iterable(zip(k.lengths, k.counts, strict=True) for k in trained):
+        counts[length] = counts.get(length, 0) + count
+    if not counts:
+        return None
+    mean = sum(length * count for length, count in counts.items()) / sum(counts.values())
+    if recipe.data.packing == "bfd":
+        packs = sum(known.num_packs for known in trained)
+        mean = sum(known.num_tokens for known in trained) / packs if packs else mean
+        return int(batch * mean), batch * limit
+    if recipe.data.packing != "padding_free":
+        return int(batch * mean), batch * max(counts)
+    left, most = batch, 0
+    for length in sorted(counts, reverse=True):
+        taken = min(left, counts[length])
+        most, left = most + taken * length, left - taken
+    return int(batch * mean), max(most, int(batch * mean))
+
+
 def preview(recipe: Recipe, facts: Sequence[TaskFacts]) -> MixPreview:
     """Say what a run of the recipe does with its tasks.
 

@@ -12,8 +12,6 @@ import math
 import time
 from typing import Any
 
-import psutil
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from engine.contract.best import best_and_stall, evaluations
@@ -22,6 +20,7 @@ from engine.contract.files import read_json
 from engine.contract.metrics import task_key
 from engine.contract.recipe import RecordSection
 from engine.contract.strategy import Strategy
+from engine.train.cost import CostWatch, peak_memory
 from engine.train.record import RunRecord
 from engine.train.sharding import check_wrapping
 from engine.train.trainer import CONTINUE, SAVE, STOP, MultiTaskTrainer
@@ -52,7 +51,8 @@ class RunCallback(TrainerCallback):
         self._logged_at = 0.0
         self._watch = LossWatch()
         self._learning_rate = 0.0
-        self._process = psutil.Process()
+        self.cost: CostWatch | None = None
+        """Set after construction too; None if the model's sizes are not known."""
 
     # ---- the Trainer's hooks ----
 
@@ -147,7 +147,7 @@ class RunCallback(TrainerCallback):
             "optim/learning_rate": self._learning_rate,
             "perf/step_time_s": elapsed / steps,
             "perf/tokens_per_second": sums["tokens"] / elapsed,
-            "perf/memory_bytes": self._memory_bytes(),
+            "perf/memory_bytes": peak_memory(),
         }
         if trainer.last_grad_norm is not None:
             row["optim/grad_norm"] = float(trainer.last_grad_norm)
@@ -163,6 +163,10 @@ class RunCallback(TrainerCallback):
             for task, factor in zip(trainer.tasks, trainer.weighting.factors, strict=True):
                 row[task_key(task.name, "factor")] = float(factor)
         self.record.metrics(row)
+        if self.cost is not None:
+            peak = int(row["perf/memory_bytes"])
+            cost = self.cost.measured(peak_bytes=peak, tokens=float(sums["tokens"]), seconds=elapsed)
+            self.record.update(force=False, cost=cost)
         self._logged_step, self._logged_at = state.global_step, now
         self._look_for_trouble(row)
 
@@ -240,8 +244,3 @@ class RunCallback(TrainerCallback):
         self.record.update(phase="training")
         self._logged_at += time.monotonic() - before  # evaluation is not training time
         return is_best
-
-    def _memory_bytes(self) -> int:
-        if torch.cuda.is_available():
-            return int(torch.cuda.max_memory_reserved())
-        return int(self._process.memory_info().rss)

@@ -18,7 +18,9 @@ from typing import Any, NoReturn
 from engine.contract.best import best_checkpoint
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json
+from engine.contract.memory import gigabytes, range_text
 from engine.contract.metrics import task_key
+from engine.contract.model_facts import read_config
 from engine.contract.places import data_root, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
@@ -110,6 +112,9 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
         text += f" The best checkpoint is {best.name}."
     record.event("end", text, step=trainer.state.global_step)
     end = "stopped" if stopped else "finished"
+    if (cost := callback.cost) is not None and cost.cost.peak_bytes:
+        expected = range_text(cost.cost.shown_low_bytes, cost.cost.shown_high_bytes)
+        record.event("estimate", f"Memory: {expected} expected, {gigabytes(cost.cost.peak_bytes)} measured.")
     record.update(state=end, phase=end, step=trainer.state.global_step)
 
 
@@ -161,9 +166,25 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     model = build_model(folder, recipe, device=device, tell=tell, resumed=resumed, strategy=strategy)
     _check_disk(run, recipe, model)
     arguments = training_arguments(recipe, run, device=device, strategy=strategy)
-    return _assemble(
+    trainer, callback = _assemble(
         run, recipe, record, model=model, tokenizer=tokenizer, prepared=prepared, arguments=arguments, strategy=strategy
     )
+    callback.cost = _estimated(recipe, record, folder, prepared, device=device, strategy=strategy)
+    return trainer, callback
+
+
+def _estimated(
+    recipe: Recipe, record: RunRecord, folder: Path, prepared: Any, *, device: str, strategy: Strategy
+) -> Any:
+    """Tell the estimate of the memory and return what watches the real one."""
+    from engine.train.cost import watch_cost
+
+    config, runs = read_config(folder) or {}, data_root().runs
+    watch = watch_cost(recipe, config, prepared.facts, device=device, strategy=strategy, runs=runs)
+    if watch is not None:
+        text = range_text(watch.cost.shown_low_bytes, watch.cost.shown_high_bytes)
+        record.event("estimate", f"Memory: about {text} expected for each process.")
+    return watch
 
 
 def _assemble(

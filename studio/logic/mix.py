@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
-from engine.data.preview import MixPreview, TaskFacts, preview, with_packs
+from engine.data.preview import MixPreview, TaskFacts, micro_batch_tokens, preview, with_packs
 from studio.logic.measure import Measured, facts_of, progress_text, request_facts
 
 
@@ -26,6 +26,16 @@ class MixView:
     steps: int | None = None
     """Optimizer steps, if every task was measured."""
     is_measuring: bool = False
+    tokens: int | None = None
+    """Tokens of the whole run, if every task was measured."""
+    measured: tuple[TaskFacts, ...] = ()
+    """Facts of every task, if all were measured."""
+
+    def micro_batch_tokens(self, recipe: Recipe) -> tuple[int, int] | None:
+        """Return the fewest and most tokens of the largest micro-batch of a recipe over the same tasks."""
+        found = micro_batch_tokens(recipe, self.measured) if self.measured else None
+        limit = recipe.optim.per_device_train_batch_size * recipe.data.max_length
+        return (min(found[0], limit), min(found[1], limit)) if found else None
 
 
 EMPTY = MixView(value={"tasks": [], "text": ""})
@@ -61,7 +71,9 @@ def look(recipe: Recipe, num_used: Sequence[int], root: DataRoot, *, measure: bo
         "facts": _summary(mix) if complete else [],
         "notes": _notes(recipe, known),
     }
-    return MixView(value=value, steps=mix.steps if complete else None, is_measuring=measuring)
+    if not complete:
+        return MixView(value=value, is_measuring=measuring)
+    return MixView(value=value, steps=mix.steps, is_measuring=measuring, tokens=mix.tokens, measured=tuple(facts))
 
 
 def _by_rows(name: str, count: int, recipe: Recipe) -> TaskFacts:

@@ -17,6 +17,7 @@ from engine.contract.best import best_and_stall
 from engine.contract.best import evaluations as best_of
 from engine.contract.errors import UserError
 from engine.contract.files import tail_text
+from engine.contract.memory import range_text
 from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
@@ -200,7 +201,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "total": status.total_steps,
         "elapsed_s": elapsed,
         "remaining_s": remaining,
-        "stats": _stats(last, evaluations, status.epoch),
+        "stats": _stats(last, evaluations, status),
         "tasks": _tasks(names, snapshot, evaluations),
         "checkpoints": checkpoints,
         "best": best,
@@ -278,7 +279,7 @@ def _times(status: Any, state: str, ended_at: float) -> tuple[float, float | Non
     return elapsed, max(0.0, until_step / done * (status.total_steps - status.step))
 
 
-def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], epoch: float) -> list[dict[str, str]]:
+def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Status) -> list[dict[str, str]]:
     def number(value: Any, form: str) -> str:
         return format(value, form) if isinstance(value, (int, float)) else "–"
 
@@ -286,14 +287,15 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], epoch: float
     change = ""
     if len(evaluations) > 1 and base.get("eval/loss") and newest.get("eval/loss"):
         change = f"{(newest['eval/loss'] / base['eval/loss'] - 1):+.1%} to the base model".replace("-", "−")
-    memory = last.get("perf/memory_bytes")
+    memory, cost = last.get("perf/memory_bytes"), status.cost
+    expected = f"GB, {range_text(cost.shown_low_bytes, cost.shown_high_bytes)} expected" if cost else "GB"
     return [
         {"label": "Training loss", "value": number(last.get("train/loss"), ".3f"), "note": ""},
         {"label": "Evaluation loss", "value": number(newest.get("eval/loss"), ".3f"), "note": change},
         {"label": "Throughput", "value": number(last.get("perf/tokens_per_second"), ",.0f"), "note": "tokens/s"},
-        {"label": "Tokens seen", "value": number(last.get("tokens_seen"), ",d"), "note": f"epoch {epoch:.2f}"},
+        {"label": "Tokens seen", "value": number(last.get("tokens_seen"), ",d"), "note": f"epoch {status.epoch:.2f}"},
         {"label": "Learning rate", "value": number(last.get("optim/learning_rate"), ".2e"), "note": ""},
-        {"label": "Memory", "value": number(memory / 2**30 if memory else None, ".1f"), "note": "GiB"},
+        {"label": "Peak memory", "value": number(memory / 2**30 if memory else None, ".1f"), "note": expected},
     ]
 
 

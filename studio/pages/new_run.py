@@ -19,8 +19,10 @@ from studio.context import StudioContext
 from studio.forms import Widgets, element_id
 from studio.islands import island
 from studio.logic import form_fields, new_run, presets
+from studio.logic.draft import Draft, initial, load_yaml
 from studio.logic.model_choice import model_choices
-from studio.logic.new_run import ADVANCED_FIELDS, Draft, NewRunView, TaskChoice
+from studio.logic.new_run import ADVANCED_FIELDS, NewRunView
+from studio.logic.task_choice import TaskChoice
 
 GO_TO_RUN = "(id) => { if (id) window.location.assign('/run?id=' + encodeURIComponent(id)); }"
 MEASURE_POLL_S = 1.5
@@ -204,7 +206,10 @@ class _Page:
         triggers = [*self.form.inputs_of(self.form.by_path), self.tasks.input]
         gr.on(triggers, self.look, inputs, view, api_name="new_run_look", trigger_mode="always_last", **quiet)
         self.clock.tick(self.look, inputs, view, api_name="new_run_measured", trigger_mode="once", **quiet)
-        for event, name in ((opened, "opened"), (loaded, "loaded"), (switched, "switched")):
+        changed = self.summary.submit(
+            self.apply, self.summary, [*self.form.by_path.values()], api_name="new_run_apply_change", **quiet
+        )
+        for event, name in ((opened, "opened"), (loaded, "loaded"), (switched, "switched"), (changed, "changed")):
             event.then(self.look, inputs, view, api_name=f"new_run_look_{name}", **quiet)
         begun = self.start.click(
             self.begin, {*inputs, self.token}, [self.started, self.notes, self.start], api_name="new_run_start",
@@ -229,13 +234,13 @@ class _Page:
         """Fill the form from the page's address."""
         query = request.query_params
         asked = {name: str(query.get(key, "")) for name, key in QUERY.items()}
-        draft = new_run.initial(self.root, self.project, **asked)
+        draft = initial(self.root, self.project, **asked)
         return self._fill(draft)
 
     def load_yaml(self, text: str) -> dict[Any, Any]:
         """Fill the form from pasted YAML, or say everything that is wrong with it."""
         try:
-            return self._fill(new_run.load_yaml(text or "", self.root, self.project))
+            return self._fill(load_yaml(text or "", self.root, self.project))
         except UserError as error:
             return {self.notes: _notes(error.problems)}
 
@@ -252,6 +257,12 @@ class _Page:
             return {self.started: "", self.notes: _notes(error.problems), self.start: gr.Button(interactive=True)}
         note = {"notes": [{"ok": True, "text": f"Run {run_id} is starting."}]}
         return {self.started: run_id, self.notes: note, self.start: gr.Button("Starting ...", interactive=False)}
+
+    def apply(self, value: dict[str, Any] | None) -> dict[Any, Any]:
+        """Set the fields of a change that makes the recipe fit."""
+        chosen = (value or {}).get("apply")
+        known = new_run.CHANGEABLE & set(chosen) if isinstance(chosen, dict) else set()
+        return self.form.updates({path: chosen[path] for path in known}) or gr.skip()
 
     def save_preset(self, values: dict[Any, Any]) -> dict[Any, Any]:
         """Keep the form as a preset under the run's name."""
@@ -299,6 +310,9 @@ class _Page:
                 "facts": [list(fact) for fact in view.facts],
                 "problems": [problem.as_json() for problem in view.problems],
                 "notes": list(view.notes),
+                "changes": [
+                    {"labels": list(one.labels), "values": dict(one.values), "text": one.text} for one in view.changes
+                ],
             },
             self.yaml: view.yaml,
             self.command: view.command,

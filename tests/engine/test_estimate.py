@@ -8,16 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from engine.contract.errors import UserError
-from engine.contract.estimate import (
-    GIB,
-    TaskSize,
-    disk_bytes,
-    duration_text,
-    estimate_memory,
-    gigabytes,
-    steps_and_time,
-)
+from engine.contract.estimate import TaskSize, disk_bytes, duration_text, steps_and_time
 from engine.contract.fit import fit
+from engine.contract.memory import GIB, estimate_memory, gigabytes
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, num_parameters, num_trainable, read_config
 from engine.contract.recipe import Recipe, TaskSection
 from engine.contract.strategy import choose_strategy, sharded
@@ -86,8 +79,9 @@ def test_qlora_of_a_mixture_of_experts_does_not_seem_to_fit_a_small_gpu():
     memory = estimate_memory(recipe("qlora"), MIXTRAL)
     answer = fit(recipe("qlora"), machine(24, ram_gib=256), MIXTRAL)
 
-    assert dict(memory.parts)["weights"] == pytest.approx(24.5e9, rel=0.01)
-    assert dict(memory.parts)["experts"] == pytest.approx(2.82e9, rel=0.01)
+    parts = dict(memory.parts)
+    assert parts["weights"] + parts["quantization"] == pytest.approx(24.5e9, rel=0.01)
+    assert parts["unpacked"] == pytest.approx(2.82e9, rel=0.01)
     assert not answer.ok
     assert answer.sentence.endswith("GPU 0 has 24 GB")
     assert fit(recipe("qlora"), machine(80, ram_gib=256), MIXTRAL).ok
@@ -243,7 +237,11 @@ def test_the_planner_takes_the_fastest_strategy_that_fits():
 
 def test_sharding_splits_what_the_strategy_says_and_the_parts_still_add_up():
     whole = estimate_memory(recipe("full"), CODELLAMA)
-    for name, smaller in (("ddp", ()), ("zero2", ("gradients", "optimizer")), ("fsdp2", ("weights", "optimizer"))):
+    for name, smaller in (
+        ("ddp", ()),
+        ("zero2", ("gradients", "optimizer")),
+        ("fsdp2", ("weights", "16-bit copy", "optimizer")),
+    ):
         values = recipe("full", launch={"num_processes": 4, "strategy": name})
         split = sharded(whole, choose_strategy(values, machine(24, 24, 24, 24), CODELLAMA), values, CODELLAMA)
         assert sum(size for _, size in split.parts) == split.high_bytes

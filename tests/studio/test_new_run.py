@@ -17,7 +17,9 @@ from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir, create_run, list_runs
 from engine.launch.devices import Machine
 from studio.logic import form_fields, mix, new_run
-from studio.logic.new_run import Draft, TaskChoice, initial, load_yaml, look, request_start
+from studio.logic.draft import Draft, initial, load_yaml
+from studio.logic.new_run import look, request_start
+from studio.logic.task_choice import TaskChoice
 
 GOOD = '{"messages": [{"role": "user", "content": "add"}, {"role": "assistant", "content": "a + b"}]}\n'
 MACHINE = Machine(

@@ -8,7 +8,8 @@ import pytest
 
 from engine.contract.errors import UserError
 from engine.contract.places import DataRoot
-from studio.logic import new_run, run_checkpoints
+from studio.logic import run_checkpoints
+from studio.logic.draft import initial
 from studio.logic.run import RunWatcher
 from studio.logic.run_failure import report_text, without_secrets
 from studio.logic.run_log import read_log
@@ -25,11 +26,11 @@ def test_a_failure_offers_changes_and_each_opens_a_form_with_them_marked(root, t
     card = RunWatcher(root).look(run.id)["failure"]
     assert card["problem"] == "Out of memory." and card["meaning"]
     assert card["ways"][0]["href"] == f"/new?from={run.id}&fix=1"
-    draft = new_run.initial(root, tmp_path, run_id=run.id, fix="1")
+    draft = initial(root, tmp_path, run_id=run.id, fix="1")
     assert draft.marked == ("optim.per_device_train_batch_size", "optim.gradient_accumulation_steps")
     assert (draft.values[draft.marked[0]], draft.values[draft.marked[1]]) == (2, 2)
     for wrong in ("0", "99", "x"):
-        assert "remedy" in new_run.initial(root, tmp_path, run_id=run.id, fix=wrong).notices[0].problem
+        assert "remedy" in initial(root, tmp_path, run_id=run.id, fix=wrong).notices[0].problem
 
 
 def test_a_report_holds_the_recipe_and_the_log_but_no_secret(root):
