@@ -21,6 +21,7 @@ from engine.model import sources
 from engine.model.convert.convert import convert_model
 from engine.model.convert.old_families import OLD_FAMILIES
 from engine.model.families import family_of, save_tiny_model
+from studio.logic.model_choice import look_up
 from tests.engine.old_families import OLD_MODELS, save_old, save_sentencepiece, save_weights
 
 SAME = 1e-4
@@ -324,3 +325,11 @@ def test_a_model_of_the_hub_is_refused_before_its_download_and_found_under_its_n
     assert "*.bin" in asked[0] and "tokenizer.model" in asked[0] and "*.safetensors" not in asked[0]
     found = sources.resolve_model("zai-org/codegeex2-6b", root=root)
     assert json.loads((found / "config.json").read_text())["model_type"] == "glm"
+
+
+def test_new_run_names_the_command_for_a_folder_and_for_the_model_of_the_preset(tmp_path):
+    save_old(OLD_MODELS["InternLM2"], tmp_path / "old")
+    for name, fix in ((str(tmp_path / "old"), f"{tmp_path / 'old'} NEW_FOLDER"), ("zai-org/codegeex2-6b",) * 2):
+        (problem,) = look_up(name, None, DataRoot(tmp_path / "home")).problems
+        assert "its own Python code" in problem.problem and problem.field == "model_name_or_path"
+        assert problem.fix == f"convert it once: python -m engine convert {fix}"
