@@ -186,11 +186,11 @@ def _reload(folder: Path, family: Any) -> None:
 
 
 def _generate(folder: Path) -> None:
-    """Ask base and tuned model through the chat, in one batch where that is possible."""
+    """Ask base and tuned model through the chat: in one batch they say what each says alone."""
     from engine.chat.answering import answer_all
     from engine.chat.models import ChatModels
     from engine.chat.prompts import chat_prompt
-    from engine.chat.row import Question
+    from engine.chat.row import Answer, Question
     from engine.contract.records import Message
     from engine.contract.rundir import RunDir
     from engine.contract.speakers import base_of, speakers_of
@@ -202,11 +202,17 @@ def _generate(folder: Path) -> None:
     questions = [
         Question(
             speaker=speaker,
-            prompt=chat_prompt(models.codec(speaker), [Message("user", "say 3")], context=None, max_new_tokens=8),
+            prompt=chat_prompt(models.codec(speaker), [Message("user", text)], context=None, max_new_tokens=8),
         )
-        for speaker in speakers
+        for speaker, text in zip(speakers, ("say 3", "a longer one: say 4"), strict=True)
     ]
-    answers = [answer for _, answer in answer_all(models, questions, lambda *_: None, threading.Event())]
+
+    def ask(several: list[Question]) -> list[Answer]:
+        return [answer for _, answer in answer_all(models, several, lambda *_: None, threading.Event())]
+
+    answers, alone = ask(questions), [ask([question])[0] for question in questions]
     assert [answer.speaker for answer in answers] == ["base model, adapter off", f"adapter {speakers[1].name}"]
+    assert all(answer.together for answer in answers)
+    assert [answer.text for answer in answers] == [answer.text for answer in alone], "a batch says something else"
     for answer in answers:
         assert answer.num_tokens > 0, "no answer"

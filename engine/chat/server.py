@@ -146,6 +146,10 @@ class Endpoint:
             prompt = chat_prompt(codec, asked.messages, **length)
         else:
             prompt = text_prompt(codec, asked.text, **length)
+        if asked.max_new_tokens and prompt.max_new_tokens < asked.max_new_tokens:
+            counts = f"The prompt has {len(prompt.ids)} tokens, max_tokens is {asked.max_new_tokens}"
+            problem = f"{counts}; together they are more than the model can see, {context}."
+            raise ApiError(problem, param="max_tokens", code="context_length_exceeded")
         heard.tell("")
         question = Question(speaker=speaker, prompt=prompt, sampling=asked.sampling)
         for _, answer in answer_all(self.models, [question], lambda _, text: heard.tell(text), heard.stop):

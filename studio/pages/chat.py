@@ -19,6 +19,8 @@ PRECISIONS = [
     ("4 bit (nf4), saves memory", "4 bit"),
     ("Not quantized", "unquantized"),
 ]
+BUTTONS = 4
+"""Those that wait while an answer is made."""
 NO_RUN = "No run has a checkpoint yet. Train one, and talk to it while it still learns."
 UNLOADED = "The models are unloaded; the next question loads them again."
 
@@ -45,7 +47,7 @@ class _Page:
             self._question()
             with gr.Accordion("Use it from your code", open=False, elem_id="chat-code-panel"):
                 self.code = island(self.project, "chat_code", {}, elem_id="chat-code")
-            self.gold = gr.State("")
+            self.gold = gr.State({})
             self.talk = gr.State(chat.new_talk())
         self.wire()
 
@@ -82,17 +84,31 @@ class _Page:
                     self.temperature = gr.Number(
                         0.0, label="Temperature", info="0 = always the likeliest word", minimum=0, maximum=2, step=0.1
                     )
-                    self.top_p = gr.Number(1.0, label="Top-p", minimum=0.01, maximum=1, step=0.05)
-                    self.tokens = gr.Number(200, label="Longest answer, tokens", minimum=1, maximum=65536, precision=0)
+                    self.top_p = gr.Number(1.0, label="Top-p", info="1 = any word", minimum=0.01, maximum=1, step=0.05)
+                    self.tokens = gr.Number(
+                        200,
+                        label="Longest answer, tokens",
+                        info="It ends there at the latest",
+                        minimum=1,
+                        maximum=65536,
+                        precision=0,
+                    )
                     self.seed = gr.Number(
                         0, label="Seed", info="The same seed, the same answer", minimum=0, precision=0
                     )
                 with gr.Row():
                     self.precision = gr.Dropdown(
-                        PRECISIONS, value="as trained", label="Base model in memory", elem_id="chat-precision"
+                        PRECISIONS,
+                        value="as trained",
+                        label="Base model in memory",
+                        elem_id="chat-precision",
+                        min_width=280,
                     )
                     self.drop = gr.Checkbox(
-                        False, label="Leave out the oldest turns where a conversation is too long", elem_id="chat-drop"
+                        False,
+                        label="Leave out the oldest turns where a conversation is too long",
+                        elem_id="chat-drop",
+                        min_width=280,
                     )
 
     def wire(self) -> None:
@@ -115,7 +131,7 @@ class _Page:
         ).then(self.snippets, [self.run, self.right], self.code, api_name="chat_code", **quiet)
         self.task.input(self.choose_task, [self.run, self.task], [self.pick, *prompt], api_name="chat_task", **quiet)
         self.pick.input(self.choose_prompt, [self.run, self.task, self.pick], prompt, api_name="chat_prompt", **quiet)
-        buttons = [self.send, self.again, self.edit]
+        buttons = [self.send, self.again, self.edit, self.clear]
         asked = [self.run, *sides, self.question, self.system, self.gold, self.precision, self.talk]
         sampling = [self.temperature, self.top_p, self.tokens, self.seed, self.drop]
         told = [self.columns, self.talk, self.question, *buttons]
@@ -172,32 +188,33 @@ class _Page:
         """Return the snippets for the model on the right."""
         return chat_prompts.code(self.project, run_id or "", right or "")
 
-    def choose_task(self, run_id: str | None, task: str | None) -> tuple[Any, str, str, str]:
+    def choose_task(self, run_id: str | None, task: str | None) -> tuple[Any, str, str, dict[str, str]]:
         """Fill in the first held-out prompt of a task."""
         items = chat_prompts.prompts(self.root, run_id or "", task or "")
         picker = gr.Dropdown(chat_prompts.labels(items), value=0 if items else None)
         return picker, *self.choose_prompt(run_id, task, 0)
 
-    def choose_prompt(self, run_id: str | None, task: str | None, index: int | None) -> tuple[str, str, str]:
-        """Fill in a held-out prompt."""
+    def choose_prompt(self, run_id: str | None, task: str | None, index: int | None) -> tuple[str, str, dict[str, str]]:
+        """Fill in a held-out prompt, and remember which answer belongs to it."""
         items = chat_prompts.prompts(self.root, run_id or "", task or "")
         if index is None or not 0 <= index < len(items):
-            return "", "", ""
-        return items[index].text, items[index].system, items[index].gold
+            return "", "", {}
+        chosen = items[index]
+        return chosen.text, chosen.system, {"question": chosen.text, "answer": chosen.gold}
 
     def ask(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Stream both answers into the columns; the question leaves its box, and comes back if there is a problem."""
         ask, talk = _read(*values), values[7]
-        free = [gr.Button(interactive=True)] * 3
+        free = [gr.Button(interactive=True)] * BUTTONS
         question: Any = ""
-        buttons: list[Any] = [gr.Button(interactive=False)] * 3
+        buttons: list[Any] = [gr.Button(interactive=False)] * BUTTONS
         for value in chat.answer(self.client, self.root, ask, talk):
             if value.get("problem"):
                 question, buttons = ask.question, free
             elif value.get("finished"):
                 buttons = free
             yield value, talk, question, *buttons
-            question, buttons = gr.skip(), [gr.skip()] * 3
+            question, buttons = gr.skip(), [gr.skip()] * BUTTONS
 
     def ask_again(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Ask the last question once more; sampled answers with the next seed, or they would be the same."""
@@ -225,7 +242,7 @@ class _Page:
 
 
 def _read(
-    run: str, left: str, right: str, question: str, system: str, gold: str, precision: Any, _: Any, *numbers: Any
+    run: str, left: str, right: str, question: str, system: str, gold: Any, precision: Any, _: Any, *numbers: Any
 ) -> chat.Ask:
     temperature, top_p, tokens, seed, drop = numbers
     settings = chat.Settings(
@@ -241,7 +258,7 @@ def _read(
         right=right or "",
         question=question or "",
         system=system or "",
-        gold=gold or "",
+        gold=gold["answer"] if gold and gold["question"].strip() == (question or "").strip() else "",
         precision=precision or "as trained",
         settings=settings,
     )

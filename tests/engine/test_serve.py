@@ -154,6 +154,7 @@ BAD_FIELDS = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_tokens": 10**30}, "max_tokens"),
+    ({"max_tokens": 5000}, "max_tokens"),
     ({"seed": "one"}, "seed"),
     ({"stop": [""]}, "stop"),
     ({"stop": ["a"] * 5}, "stop"),
