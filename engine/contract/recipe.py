@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from engine.contract.recipe_base import Count, MisplacedValue, Number, Section
+from engine.contract.recipe_evaluate import EvaluateSection
 from engine.contract.recipe_launch import LaunchSection
 
 SCHEMA_VERSION = 1
@@ -309,6 +310,7 @@ class Recipe(Section):
     weighting: WeightingSection = WeightingSection()
     optim: OptimSection = OptimSection()
     record: RecordSection = RecordSection()
+    evaluate: EvaluateSection = EvaluateSection()
     launch: LaunchSection = LaunchSection()
 
     @model_validator(mode="after")
@@ -334,6 +336,8 @@ class Recipe(Section):
         best = self.record.metric_for_best_model
         if best != "mean" and best not in names:
             raise ValueError(f"record.metric_for_best_model is `{best}`: use mean, or a task ({', '.join(names)})")
+        if strangers := sorted(set(self.evaluate.by_task()) - set(names)):
+            raise ValueError(f"evaluate.task_scorers names `{strangers[0]}`, which is no task ({', '.join(names)})")
         if self.mixing.strategy == "custom" and not any(task.weight and task.mixing_weight for task in self.tasks):
             raise ValueError("every task has mixing_weight 0: give at least one task a mixing_weight above 0")
         return self

@@ -144,7 +144,10 @@ def absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     if data.chat_template not in ("auto", "model", "mftcoder"):
         data = data.model_copy(update={"chat_template": resolve(data.chat_template)})
     start = recipe.continue_from and resolve(recipe.continue_from)
-    return recipe.model_copy(update={"tasks": tasks, "model_name_or_path": model, "data": data, "continue_from": start})
+    evaluate = recipe.evaluate
+    evaluate = evaluate.model_copy(update={"retention": evaluate.retention and resolve(evaluate.retention)})
+    changed = {"tasks": tasks, "model_name_or_path": model, "data": data, "continue_from": start, "evaluate": evaluate}
+    return recipe.model_copy(update=changed)
 
 
 def dump_recipe(recipe: Recipe, *, all_fields: bool = True) -> str:

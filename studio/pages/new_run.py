@@ -37,6 +37,7 @@ SECTIONS = {
     "weighting": "Task weights over time",
     "optim": "Optimizer",
     "record": "Logging, evaluation, checkpoints",
+    "evaluate": "Comparison with the base model, after training",
     "launch": "Where it runs",
 }
 
