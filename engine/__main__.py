@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": ("engine.data.prepare_command", "encode a recipe's tasks into the cache and say what a run will see"),
     "measure": ("engine.data.measure_command", "measure each task of a recipe for the studio's preview"),
     "merge": ("engine.export.merge_command", "merge a run's adapter into its base model, with a parity check"),
+    "combine": ("engine.export.combine_command", "several adapters of one base into one: sum, TIES, DARE"),
     "export": (
         "engine.export.export_command",
         "a checkpoint for other programs: adapter, merged, 4 bit, GPTQ, AWQ, GGUF",

@@ -1,6 +1,6 @@
 """Who can answer in a chat: a base model, the checkpoints of every run on it, whole models made of them.
 
-    run -> BaseModel + speakers     base | step-000060 | merged/NAME | RUN:step-000060 | RUN:merged/NAME
+    run -> BaseModel + speakers     base | step-000060 | adapters/NAME | merged/NAME | RUN:any of these
 
 Adapters of one base share its weights, so that two of them cost little more than one.  A speaker brings the chat
 template of its own run; the base model speaks in that of the run it is compared with.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.contract.errors import UserError
+from engine.contract.files import read_json
 from engine.contract.rundir import RunDir, list_runs, open_run
 
 BASE = "base"
@@ -86,14 +87,21 @@ def base_of(run: RunDir, precision: Precision = "as trained") -> BaseModel:
 
 
 def speakers_of(run: RunDir) -> list[Speaker]:
-    """Return the base model, the checkpoints, newest first, and the merged models of a run."""
+    """Return the base model, the checkpoints, newest first, combined adapters and the merged models of a run."""
     checkpoints = list(reversed(run.checkpoint_dirs()))
     merged = sorted(path.parent for path in run.merged.glob("*/config.json") if not path.parent.name.startswith("."))
     return [
         Speaker(name=BASE, tokenizer=str(checkpoints[0]) if checkpoints else ""),
         *(_speaker(run, path.name, path) for path in checkpoints),
+        *(_speaker(run, f"adapters/{path.name}", path) for path in combined_adapters(run)),
         *(_speaker(run, f"merged/{path.name}", path) for path in merged),
     ]
+
+
+def combined_adapters(run: RunDir) -> list[Path]:
+    """Return the adapters that were made of several."""
+    found = sorted(path.parent for path in run.adapters.glob("*/adapter_config.json") if path.parent.name[0] != ".")
+    return [folder for folder in found if (read_json(folder / "export.json") or {}).get("combined")]
 
 
 def runs_on_the_same_base(runs_root: Path, run: RunDir) -> list[RunDir]:

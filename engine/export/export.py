@@ -31,12 +31,11 @@ from engine.contract.rundir import RunDir
 from engine.data.codec import Codec
 from engine.export.card import public_base, write_card
 from engine.export.llama_cpp import convert
-from engine.export.merge import merge_run
+from engine.export.merge import choose_source, merge_run, source_name
 from engine.export.ollama import modelfile
 from engine.export.parity import EXACT_LIMIT, Answer, answer, compare, differences, parity_prompts, refuse_broken
 from engine.export.rounding import require_auto_round, round_weights
 from engine.model.tokenizer import load_tokenizer
-from engine.train.checkpoint import choose_checkpoint
 
 Progress = Callable[[str, float | None], None]
 ADAPTER_FILES = ("adapter_model.safetensors", "tokenizer*", "*.jinja", "special_tokens_map.json", "added_tokens.json")
@@ -47,7 +46,7 @@ def export_run(run: RunDir, checkpoint: str, key: str, name: str, *, root: DataR
 
     Args:
         run: The run.
-        checkpoint: Name of the checkpoint, or "latest".
+        checkpoint: Name of the checkpoint, "latest", or `adapters/NAME`.
         key: Key of the format.
         name: Name of the result; becomes a slug. Empty: checkpoint and format.
         root: Where models and tools lie.
@@ -57,9 +56,10 @@ def export_run(run: RunDir, checkpoint: str, key: str, name: str, *, root: DataR
         UserError: If the name is taken, something is missing, or the result does not answer as it should.
     """
     form = find_format(key)
-    source = choose_checkpoint(run, checkpoint, lambda text: progress(text, None))
+    source = choose_source(run, checkpoint, lambda text: progress(text, None))
+    told_name = source_name(run, source)
     if key == "merged":
-        folder = merge_run(run, source.name, name, root=root, progress=progress)
+        folder = merge_run(run, told_name, name, root=root, progress=progress)
         write_card(folder, run, form, read_json(folder / "merge.json") or {}, root=root)
         return folder
     if key == "adapter":
@@ -67,18 +67,16 @@ def export_run(run: RunDir, checkpoint: str, key: str, name: str, *, root: DataR
     if form.rounding:
         require_auto_round()
     target = free_place(run.exports, name, f"{source.name}-{key}")
-    merged = merged_of(run, source.name)
+    merged = merged_of(run, told_name)
     if merged is None:
-        merged = merge_run(
-            run, source.name, "", root=root, progress=lambda text, share: progress(text, (share or 0) / 4)
-        )
+        merged = merge_run(run, told_name, "", root=root, progress=lambda text, share: progress(text, (share or 0) / 4))
         write_card(merged, run, find_format("merged"), read_json(merged / "merge.json") or {}, root=root)
     require_free(run.path, 2 * export_bytes(read_config(merged) or {}, form), what=f"The export as {form.title}")
     started = time.monotonic()
     with building(target) as temporary:
         told: dict[str, Any] = {
             "run": run.id,
-            "checkpoint": source.name,
+            "checkpoint": told_name,
             "format": key,
             "base_model": run.recipe().model_name_or_path,
             "made_of": merged.name,

@@ -25,7 +25,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from engine.contract.errors import UserError
-from engine.contract.files import replace_json, slug
+from engine.contract.files import child, replace_json, slug
 from engine.contract.places import DataRoot, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
@@ -50,7 +50,7 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
 
     Args:
         run: The run.
-        checkpoint: Name of the checkpoint, or "latest".
+        checkpoint: Name of the checkpoint, "latest", or `adapters/NAME`.
         name: Name of the result; becomes a slug.
         root: Where models lie.
         progress: Told what is being done.
@@ -59,7 +59,7 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
         UserError: If a name is taken, the disk is too small, or the merged model does not answer like the original.
     """
     recipe = run.recipe()
-    source = choose_checkpoint(run, checkpoint, lambda text: progress(text, None))
+    source = choose_source(run, checkpoint, lambda text: progress(text, None))
     target = run.merged / slug(name, fallback=f"merged-{source.name}")
     if target.exists():
         raise UserError(f"There is a merged model called {target.name} already.", fix="choose another name.")
@@ -72,7 +72,7 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
             report = _merge_adapter(recipe, source, temporary, root, progress)
         told = {
             "run": run.id,
-            "checkpoint": source.name,
+            "checkpoint": source_name(run, source),
             "base_model": recipe.model_name_or_path,
             "method": recipe.method,
         }
@@ -82,6 +82,25 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
         shutil.rmtree(temporary, ignore_errors=True)
     progress("done", 1.0)
     return target
+
+
+def choose_source(run: RunDir, wanted: str, tell: Callable[[str], None]) -> Path:
+    """Return the folder of a checkpoint, "latest", or a combined adapter `adapters/NAME`.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not wanted.startswith("adapters/"):
+        return choose_checkpoint(run, wanted, tell)
+    folder = child(run.adapters, wanted.removeprefix("adapters/"))
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"This run has no adapter {folder.name}.", fix="choose one from the list.")
+    return folder
+
+
+def source_name(run: RunDir, folder: Path) -> str:
+    """Return what `choose_source` was asked for."""
+    return f"adapters/{folder.name}" if folder.parent == run.adapters else folder.name
 
 
 def _merge_adapter(recipe: Recipe, source: Path, target: Path, root: DataRoot, progress: Progress) -> dict[str, Any]:
