@@ -1,10 +1,10 @@
 """Several adapters of one base into one adapter, by peft's `add_weighted_adapter`.
 
-    adapters, weights -> cat | linear | ties | dare_linear | dare_ties | their svd forms -> adapters/<name>/ of the first run
+    adapters, weights -> sum | svd | linear | ties | dare -> one adapter, adapters/<name>/ of the first run
 
-peft works on a model; here that is a skeleton whose weights take no memory, since only adapters are read.  The result is
-read back from its files and compared with the weighted sum of the updates: `cat` must be it exactly, the others say how
-far they are, which is what they are chosen for (or, for `linear`, the price of adding factors instead of products).
+peft works on a model; here that is a skeleton whose weights take no memory, since only adapters are read.  The result
+is read back from its files and compared with the weighted sum of the updates: `cat` must be it exactly, the others say
+how far they are, which is what they are chosen for (or, for `linear`, the price of adding factors instead of products).
 
 Sources: TIES (arXiv:2306.01708), DARE (arXiv:2311.03099).
 """
@@ -39,6 +39,8 @@ Progress = Callable[[str, float | None], None]
 UNSUITABLE = {
     "use_dora": "is a DoRA adapter, whose magnitudes cannot be added",
     "target_parameters": "adapts fused experts, which peft does not combine",
+    "rank_pattern": "has other ranks in some layers",
+    "alpha_pattern": "has other scales in some layers",
     "modules_to_save": "holds whole trained layers, which cannot be added",
 }
 
@@ -129,33 +131,38 @@ def _check(parts: Sequence[Part], num_weights: int, method: str, density: float)
         refuse(f"The density is a share above 0 and at most 1, not {density:g}.", "0.5 is usual.")
     if problems:
         raise UserError.of(problems)
-    first, ranks = parts[0], set()
-    for part in parts:
-        config = read_json(part.folder / "adapter_config.json")
+    configs = [read_json(part.folder / "adapter_config.json") for part in parts]
+    for part, config in zip(parts, configs):
         if not isinstance(config, dict):
             refuse(f"{part.name} holds no adapter.", "choose a checkpoint of a LoRA or QLoRA run.")
             continue
-        ranks.add((config.get("r"), str(config.get("rank_pattern") or "")))
         for key, why in UNSUITABLE.items():
             if config.get(key):
                 refuse(f"{part.name} {why}.", "leave it out.")
-        if part is first:
-            continue
-        ours, theirs = first.run.recipe(), part.run.recipe()
-        if (ours.model_name_or_path, ours.model.revision) != (theirs.model_name_or_path, theirs.model.revision):
-            bases = f"{public_base(theirs.model_name_or_path)}, not of {public_base(ours.model_name_or_path)}"
-            refuse(f"{part.name} is an adapter of another base model: {bases}.", "combine adapters of one base.")
-        if ours.method != theirs.method:
-            refuse(
-                f"{part.name} was trained by {theirs.method}, {first.name} by {ours.method}: one of them on 4 bit weights.",
-                "combine adapters that were trained on the same weights.",
-            )
-        if _template(first.folder) != _template(part.folder):
-            refuse(f"{part.name} was trained with another chat template.", "combine adapters with the same one.")
+    for part in parts[1:]:
+        problems += _foreign(parts[0], part)
+    ranks = {config.get("r") for config in configs if isinstance(config, dict)}
     if len(ranks) > 1 and method != "cat" and not method.endswith("svd"):
         refuse(f"`{method}` adds factors, which needs adapters of the same rank.", "choose cat or a form with svd.")
     if problems:
         raise UserError.of(problems)
+
+
+def _foreign(first: Part, part: Part) -> list[Problem]:
+    """Return why an adapter does not go with the first one."""
+    ours, theirs = first.run.recipe(), part.run.recipe()
+    found = []
+    if (ours.model_name_or_path, ours.model.revision) != (theirs.model_name_or_path, theirs.model.revision):
+        bases = f"{public_base(theirs.model_name_or_path)}, not of {public_base(ours.model_name_or_path)}"
+        problem = f"{part.name} is an adapter of another base model: {bases}."
+        found.append(Problem(problem=problem, fix="combine adapters of one base."))
+    if ours.method != theirs.method:
+        problem = f"{part.name} was trained by {theirs.method}, {first.name} by {ours.method}: not on the same weights."
+        found.append(Problem(problem=problem, fix="combine adapters that were trained by one method."))
+    if _template(first.folder) != _template(part.folder):
+        problem = f"{part.name} was trained with another chat template."
+        found.append(Problem(problem=problem, fix="combine adapters with the same one."))
+    return found
 
 
 def _template(folder: Path) -> str:

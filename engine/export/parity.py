@@ -25,7 +25,8 @@ differ by several units."""
 EXACT_LIMIT = 1e-2
 """The same between a merged model and a copy in another container, both computed in float32."""
 BROKEN = 0.8
-"""Largest `relative_logit_difference` of a quantized model."""
+"""Largest `relative_logit_difference` of a quantized model. A 135M model, which suffers most, has 0.02 in q8_0, 0.12 in
+q4_K_M and 0.26 in bitsandbytes; two models that have nothing in common have 1.4, the square root of 2."""
 
 Answer = tuple[torch.Tensor, list[int]]
 """Logits after a prompt, shape (V,), float32 on the host; and the greedy continuation."""

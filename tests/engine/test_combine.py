@@ -49,7 +49,7 @@ def a(make):
 
 @pytest.fixture(scope="module")
 def b(make):
-    return make("b", "optim.seed=5", "lora.lora_alpha=6")
+    return make("b", "seed=5", "lora.lora_alpha=6")
 
 
 def combine(runs, weights, method, tmp_path, name="", **more):
@@ -95,7 +95,7 @@ def test_it_speaks_merges_and_loads_with_peft(a, b, tmp_path):
 @pytest.mark.parametrize("method", [method for method in COMBINATIONS if method != "cat"])
 def test_every_method_writes_an_adapter_and_says_how_far_it_is(b, make, tmp_path, method):
     other = b.path.parent / "c"
-    c = make("c", "optim.seed=9", "lora.lora_alpha=6") if not other.exists() else type(b)(other)
+    c = make("c", "seed=9", "lora.lora_alpha=6") if not other.exists() else type(b)(other)
     folder = combine([b, c], [0.5, 0.5], method, tmp_path, method)
     told = read_json(folder / "export.json")
     assert 0 < told["difference_from_sum"] < 5 and told["combined"] == method
