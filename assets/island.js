@@ -89,7 +89,12 @@ async function copy(text, button) {
 /** An icon of assets/icons (Lucide, ISC), painted in the colour of the text around it. */
 const icon = (name) => h("span.icon", { "aria-hidden": "true", style: { "--icon": `url("/studio-static/icons/${name}.svg")` } });
 
-const color = (index) => `var(--st-t${index % 8})`;
+/** The colour of a task by its name, the same on every page (studio/logic/colors.py); a new name takes the next one. */
+function color(task) {
+  const known = (window.studioColors = window.studioColors || new Map());
+  if (typeof task === "string" && !known.has(task)) known.set(task, known.size % 8);
+  return `var(--st-t${(typeof task === "string" ? known.get(task) : task) % 8})`;
+}
 const count = (number) => Number(number || 0).toLocaleString("en-US");
 function size(bytes) {
   const units = ["B", "KB", "MB", "GB"];

@@ -4,7 +4,7 @@ function balanceTab(found) {
   if (!found.step.length) return h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Balance")), note);
   const title = (text, sub) => h("div.card-h", {}, h("h3", {}, text), h("span.sub", {}, sub));
   const range = h("div.axis", { "aria-hidden": "true" }, h("span", {}, `step ${count(found.step[0])}`), h("span", {}, `step ${count(found.step.at(-1))}`));
-  const rows = found.table.map((line, i) => h("tr", {}, h("td", {}, h("span.who", {}, h("i.sw", { style: { background: color(i) } }), h("b", {}, line.name))), h("td.n", {}, percent(line.row_share)), h("td.n", {}, percent(line.loss_share)),
+  const rows = found.table.map((line, i) => h("tr", {}, h("td", {}, h("span.who", {}, h("i.sw", { style: { background: color(line.name) } }), h("b", { translate: "no" }, line.name))), h("td.n", {}, percent(line.row_share)), h("td.n", {}, percent(line.loss_share)),
     h("td.n", {}, line.relative === null ? "–" : percent(line.relative)), h("td.n", {}, line.pace === null ? "–" : `${(100 * line.pace).toFixed(1)} %`), h("td.n", {}, line.slope === null ? "–" : `${line.slope > 0 ? "+" : "−"}${Math.abs(100 * line.slope).toFixed(1)} %`), h("td.n", {}, line.probability === null ? "–" : percent(line.probability)), found.factor.length ? h("td.n", {}, fixed(line.factor, 2)) : null));
   const titles = ["Task", "Rows seen", "Loss share", "Loss, of its start", "Pace per 100 steps", "Slope now", "Token probability", found.factor.length ? "Weight factor" : null].filter(Boolean);
   return h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Balance")), note,
@@ -20,7 +20,7 @@ function balanceTab(found) {
 function stacked(bins, names, label) {
   const last = bins.at(-1) || [];
   const said = names.map((name, i) => `${name} ${percent(last[i])}`).join(", ");
-  return h("div.stacked", { role: "img", "aria-label": `${label}, at the end: ${said}` }, ...bins.map((shares) => h("span.col", {}, ...shares.map((share, i) => h("i", { style: { background: color(i), height: `${100 * share}%` } })))));
+  return h("div.stacked", { role: "img", "aria-label": `${label}, at the end: ${said}` }, ...bins.map((shares) => h("span.col", {}, ...shares.map((share, i) => h("i", { style: { background: color(names[i]), height: `${100 * share}%` } })))));
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -42,6 +42,6 @@ function relativeLines(found) {
     svg.append(path);
   };
   line(`0,${y(1)} 1000,${y(1)}`, "var(--st-line-strong)", "4 4");
-  found.relative.forEach((values, i) => line(values.map((value, at) => (value === null ? null : `${x(at).toFixed(1)},${y(value).toFixed(1)}`)).filter(Boolean).join(" "), color(i)));
+  found.relative.forEach((values, i) => line(values.map((value, at) => (value === null ? null : `${x(at).toFixed(1)},${y(value).toFixed(1)}`)).filter(Boolean).join(" "), color(found.names[i])));
   return svg;
 }

@@ -1,6 +1,6 @@
 // The loss chart of a run (uPlot).  One instance; data is swapped in place, so zoom and hidden tasks survive updates.
 const cssColor = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
-const taskColor = (index) => cssColor(`--st-t${index % 8}`);
+const taskColor = (task) => cssColor(color(task).slice(4, -1));
 const faded = (hex, part) => hex + Math.round(part * 255).toString(16).padStart(2, "0");
 const fixed = (value, digits = 3) => (value === null || value === undefined || !isFinite(value) ? "–" : value.toFixed(digits));
 
@@ -123,9 +123,9 @@ class LossChart {
     const lone = { show: () => this.train.step.length < 3, size: 6 }; // a line needs two points, a dot needs one
     const line = (i, extra) => ({ show: shown(i), spanGaps: true, points: lone, ...extra });
     const all = Array.from({ length: count }, (_, i) => i);
-    const series = [{}, ...all.map((i) => line(i, { stroke: () => faded(taskColor(i), (this.options.weight ? 0.25 : 0.9) * strength(i)), width: this.options.weight ? 1 : 1.5 })),
-      ...all.map((i) => line(i, { show: shown(i) && this.options.weight > 0, stroke: () => faded(taskColor(i), strength(i)), width: 2 })),
-      ...all.map((i) => line(i, { stroke: () => faded(taskColor(i), strength(i)), width: 1.75, dash: [6, 4], points: { show: true, size: 7, width: 2, fill: () => cssColor("--st-card"), stroke: () => faded(taskColor(i), strength(i)) } }))];
+    const series = [{}, ...all.map((i) => line(i, { stroke: () => faded(taskColor(this.names[i]), (this.options.weight ? 0.25 : 0.9) * strength(i)), width: this.options.weight ? 1 : 1.5 })),
+      ...all.map((i) => line(i, { show: shown(i) && this.options.weight > 0, stroke: () => faded(taskColor(this.names[i]), strength(i)), width: 2 })),
+      ...all.map((i) => line(i, { stroke: () => faded(taskColor(this.names[i]), strength(i)), width: 1.75, dash: [6, 4], points: { show: true, size: 7, width: 2, fill: () => cssColor("--st-card"), stroke: () => faded(taskColor(this.names[i]), strength(i)) } }))];
     const axis = (extra) => ({ stroke: () => cssColor("--st-text-3"), font: "12px system-ui, sans-serif", grid: { stroke: () => cssColor("--st-grid"), width: 1 }, ticks: { show: false }, ...extra });
     this.chart = new uPlot({ width: this.plot.clientWidth || 700, height: 320, padding: [10, 14, 0, 0], legend: { show: false }, series,
       scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1 } },
@@ -156,7 +156,7 @@ class LossChart {
     const rows = this.names.map((name, i) => ({ i, name, train: back(shown.mean[i], t), eval: back(shown.evals[i], e) })).filter((row) => !this.options.hidden.has(row.i));
     const step = this.train.step.length ? this.train.step[t] : this.evals.step[e];
     this.tip.replaceChildren(h("div.h", {}, h("span", {}, `Step ${count(step)}`), h("span", {}, "train"), h("span", {}, "eval")),
-      ...rows.map((row) => h("div.r.num", {}, h("span", {}, h("i.sw", { style: { background: color(row.i) } }), row.name), h("span", {}, fixed(row.train)), h("span", {}, fixed(row.eval)))));
+      ...rows.map((row) => h("div.r.num", {}, h("span", {}, h("i.sw", { style: { background: color(row.name) } }), row.name), h("span", {}, fixed(row.train)), h("span", {}, fixed(row.eval)))));
     this.tip.hidden = false;
     const width = this.tip.offsetWidth, room = this.chart.over.clientWidth;
     this.tip.style.left = `${left + 16 + width > room ? Math.max(0, left - width - 16) : left + 16}px`;
@@ -171,7 +171,7 @@ class LossChart {
         event.currentTarget.setAttribute("aria-pressed", String(!off.has(i)));
         this.rebuild();
       }, onmouseenter: () => { this.options.lit = i; this.chart && this.chart.redraw(false); }, onmouseleave: () => { this.options.lit = -1; this.chart && this.chart.redraw(false); } },
-      h("i.sw", { style: { background: color(i) } }), h("span", {}, name), h("b.num"))));
+      h("i.sw", { style: { background: color(name) } }), h("span", { translate: "no" }, name), h("b.num"))));
     }
     const latest = this.names.map((_, i) => { const known = smooth(this.train.tasks[i], this.options.weight).filter((value) => value !== null); return known.length ? known[known.length - 1] : null; });
     [...this.legend.children].forEach((button, i) => { button.lastChild.textContent = fixed(latest[i], 2); });

@@ -56,6 +56,7 @@ function merge(run) {
 }
 
 function show(run) {
+  for (const task of run.tasks) window.studioColors?.set(task.name, task.color);
   merge(run);
   known = run;
   head(run);

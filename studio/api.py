@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,9 @@ from engine.contract.files import finite, tail_text
 from engine.contract.rundir import RunDir, open_run
 from studio.access.gate import USER_KEY
 from studio.context import StudioContext
-from studio.logic import home
+from studio.head import COLORS
+from studio.logic import datasets, home
+from studio.logic.colors import known_colors, task_colors
 from studio.logic.run import RunWatcher
 from studio.logic.run_failure import report_text
 from studio.logic.run_log import read_log
@@ -33,6 +36,12 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
     @app.get("/studio/api/header.json")
     def header(request: Request) -> Response:
         return _json({**asdict(home.header(context.root)), "user": request.scope.get(USER_KEY, "")})
+
+    @app.get(COLORS)
+    def colors() -> Response:
+        known = json.dumps(shown_colors(context))
+        text = f"window.studioColors = new Map(Object.entries(JSON.parse({json.dumps(known)})));"
+        return Response(text, media_type="text/javascript", headers={"cache-control": "no-store"})
 
     @app.get("/studio/api/run.json")
     def run(id: str = "", cursor: int = 0, generation: int = -1) -> Response:
@@ -72,6 +81,12 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
         except UserError as error:
             return PlainTextResponse(error.problem, status_code=404)
         return PlainTextResponse(text, headers={"content-disposition": 'attachment; filename="train.log"'})
+
+
+def shown_colors(context: StudioContext) -> dict[str, int]:
+    """Return the colour of every task known so far; those on the Datasets page have one from the start."""
+    task_colors(context.root, (row.name for row in datasets.look(context.root, context.project).rows))
+    return known_colors(context.root)
 
 
 def metrics_csv(run: RunDir) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 
 from studio.guard import App, Receive, Scope, Send
 
-STYLES = ("vendor/uplot/uPlot.min.css", "studio.css", "datasets.css", "new_run.css", "run.css", "chat.css")
+STYLES = ("vendor/uplot/uPlot.min.css", "studio.css", "datasets.css", "new_run.css", "run.css", "runs.css", "chat.css")
 SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "header.js")
 STATIC = "/studio-static"
+COLORS = "/studio/api/colors.js"
 
 THEME_BOOT = """<script>(function(){try{
 var wanted=localStorage.getItem('studio.theme')||'system';
@@ -36,8 +37,9 @@ def head_html(assets: Path) -> str:
 
     styles = "".join(f'<link rel="stylesheet" href="{address(name)}">' for name in STYLES)
     language = f'<script src="{address("language.js")}"></script>'  # at once: a page is hidden until it can be read
+    colors = f'<script src="{COLORS}"></script>'  # before anything is drawn
     scripts = "".join(f'<script src="{address(name)}" defer></script>' for name in SCRIPTS)
-    return language + styles + THEME_BOOT + scripts
+    return language + colors + styles + THEME_BOOT + scripts
 
 
 class InjectPage:

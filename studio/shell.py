@@ -19,7 +19,7 @@ from studio.context import StudioContext
 from studio.guard import Guard
 from studio.head import STATIC, InjectPage, head_html
 from studio.language import add_catalogues
-from studio.pages import chat, datasets, export, home, new_run, run, runs
+from studio.pages import chat, compare, datasets, export, home, new_run, run, runs
 from studio.theme import studio_theme
 
 PAGES = (
@@ -27,6 +27,7 @@ PAGES = (
     ("New run", "/new", new_run.build),
     ("Runs", "/runs", runs.build),
     ("Run", "/run", run.build),
+    ("Compare", "/compare", compare.build),
     ("Chat", "/chat", chat.build),
     ("Export", "/export", export.build),
 )

@@ -2,6 +2,7 @@
 
     runs/<id>/recipe.yaml      the frozen recipe                              studio or CLI, once
               attempts/NNN.json  who runs it: supervisor pid, command, end    supervisor (O_EXCL = the claim)
+              notes.json         tags and a note                                studio
               control.json       what people ask for: stop, save              studio or CLI
               status.json        where the run is                             rank 0
               metrics.jsonl events.jsonl errors/ logs/ data/report.json checkpoints/step-NNNNNN/
@@ -195,6 +196,11 @@ class RunDir:
     def events_file(self) -> Path:
         """Decisions and milestones."""
         return self.path / "events.jsonl"
+
+    @property
+    def notes_file(self) -> Path:
+        """Tags and a note of people; written by the studio only."""
+        return self.path / "notes.json"
 
     @property
     def report_file(self) -> Path:

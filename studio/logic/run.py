@@ -46,6 +46,7 @@ from engine.launch.supervisor import start_run
 from studio.charts import eval_series, thin, train_series
 from studio.logic import run_checkpoints
 from studio.logic.balance import balance
+from studio.logic.colors import task_colors
 from studio.logic.run_failure import failure
 
 KEPT_RUNS = 16
@@ -81,6 +82,8 @@ class _Snapshot:
     metrics_offset: int = 0
     events_offset: int = 0
     generation: int = 0
+    colors: dict[str, int] = field(default_factory=dict)
+    """Colour of each task."""
     _balance: tuple[tuple[int, int], int, dict[str, Any]] | None = None
 
     def balance(self, evaluations: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
@@ -142,6 +145,8 @@ class RunWatcher:
             while len(self._snapshots) > KEPT_RUNS:
                 self._snapshots.popitem(last=False)
             snapshot.update()
+            if not snapshot.colors:
+                snapshot.colors = task_colors(self.root, (task.name for task in run.recipe().tasks))
             return _view(run, snapshot, cursor, generation)
 
 
@@ -202,7 +207,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "elapsed_s": elapsed,
         "remaining_s": remaining,
         "stats": _stats(last, evaluations, status),
-        "tasks": _tasks(names, snapshot, evaluations),
+        "tasks": _tasks(names, snapshot.colors, snapshot, evaluations),
         "checkpoints": checkpoints,
         "best": best,
         "saved": run_checkpoints.rows(run, evaluations, best=best, over=state in TERMINAL),
@@ -299,7 +304,9 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Stat
     ]
 
 
-def _tasks(names: list[str], snapshot: _Snapshot, evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _tasks(
+    names: list[str], colors: dict[str, int], snapshot: _Snapshot, evaluations: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     rows = [snapshot.rows[step] for step in snapshot.order]
     table = []
     for name in names:
@@ -316,6 +323,7 @@ def _tasks(names: list[str], snapshot: _Snapshot, evaluations: list[dict[str, An
         table.append(
             {
                 "name": name,
+                "color": colors[name],
                 "train": sum(train[-10:]) / len(train[-10:]) if train else None,
                 "base": evals[0] if evals else None,
                 "eval": evals[-1] if len(evals) > 1 else None,

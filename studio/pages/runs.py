@@ -27,6 +27,14 @@ def build(context: StudioContext) -> None:
             note = {"ok": False, "text": str(error)}
         return {"notes": [note]}, look()
 
+    def annotate(value: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        asked = value or {}
+        try:
+            note = {"ok": True, "text": runs.request_note(context.root, str(asked.get("chosen", "")), asked)}
+        except UserError as error:
+            note = {"ok": False, "text": str(error)}
+        return {"notes": [note]}, look()
+
     with gr.Column(elem_classes="page-runs"):
         head = {
             "title": "Runs",
@@ -34,7 +42,8 @@ def build(context: StudioContext) -> None:
         }
         island(context.project, "page_head", head, elem_id="runs-head")
         notes = island(context.project, "notes", {}, elem_id="runs-notes")
-        table = island(context.project, "runs_table", {}, elem_id="runs", classes="card-block")
+        table = island(context.project, ("run_parts", "runs_table"), {}, elem_id="runs")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
     Context.root_block.load(look, None, table, show_progress="hidden", api_name="runs_look")
+    table.edit(annotate, table, [notes, table], show_progress="hidden", api_name="runs_annotate")
     table.delete(delete, table, [notes, table], show_progress="hidden", api_name="runs_delete")

@@ -1,0 +1,29 @@
+"""The Compare page: `/compare?runs=a,b,c`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from engine.contract.files import finite
+from studio.context import StudioContext
+from studio.islands import island
+from studio.logic import compare
+
+
+def build(context: StudioContext) -> None:
+    """Add the page to the open route."""
+
+    def look(request: gr.Request) -> dict[str, Any]:
+        found = compare.look(context.root, str(request.query_params.get("runs", "")))
+        shown = finite(found)
+        return dict(shown)
+
+    with gr.Column(elem_classes="page-compare"):
+        head = {"title": "Compare runs", "text": "The same curve of every run, and what their recipes do differently."}
+        island(context.project, "page_head", head, elem_id="compare-head")
+        view = island(context.project, ("run_parts", "run_chart", "compare_view"), {}, elem_id="compare")
+    assert Context.root_block is not None  # pages are built inside the shell's Blocks
+    Context.root_block.load(look, None, view, show_progress="hidden", api_name="compare_look")
