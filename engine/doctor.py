@@ -18,6 +18,7 @@ from pathlib import Path
 from engine.contract.fit import largest_that_fits
 from engine.contract.models import STARTER_MODEL, find_local
 from engine.contract.places import MIN_FREE_BYTES, data_root, free_bytes
+from engine.evaluate.sandbox import LEVELS, level_fault, working_level
 from engine.launch.devices import Machine, inventory
 
 GIB = 2**30
@@ -164,6 +165,11 @@ def _surroundings() -> Iterator[Finding]:
     except OSError:
         fix = "add it to /etc/hosts: processes of one run find each other by it."
         yield Finding(fine=False, fact=f"this machine's name {socket.gethostname()} has no address", advice=fix)
+    level = working_level()
+    why = "; ".join(f"{one}: {level_fault(one)}" for one in ("namespaces", "landlock")) if not level else ""
+    text = f"programs of HumanEval run locked in by {LEVELS[level]}" if level else f"no lock for programs of HumanEval ({why})"
+    fix = "allow user namespaces (Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0), or use Linux 6.2 or newer."
+    yield Finding(fine=bool(level), fact=text, advice=fix)
     slurm = shutil.which("sbatch")
     yield Finding(fine=True, fact="Slurm: sbatch is here" if slurm else "no Slurm here (only for clusters)")
 
