@@ -167,7 +167,11 @@ def _surroundings() -> Iterator[Finding]:
         yield Finding(fine=False, fact=f"this machine's name {socket.gethostname()} has no address", advice=fix)
     level = working_level()
     why = "; ".join(f"{one}: {level_fault(one)}" for one in ("namespaces", "landlock")) if not level else ""
-    text = f"programs of HumanEval run locked in by {LEVELS[level]}" if level else f"no lock for programs of HumanEval ({why})"
+    text = (
+        f"programs of HumanEval run locked in by {LEVELS[level]}"
+        if level
+        else f"no lock for programs of HumanEval ({why})"
+    )
     fix = "allow user namespaces (Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0), or use Linux 6.2 or newer."
     yield Finding(fine=bool(level), fact=text, advice=fix)
     slurm = shutil.which("sbatch")

@@ -4,13 +4,15 @@
 
 Two ways, tried by `engine.evaluate.sandbox` once per machine:
 
-- `namespaces`: own user, process, mount, network, IPC and host-name namespaces.  The root is an empty tmpfs with the Python installation
-  bound read-only.  When the keeper, process 1 in there, ends, the kernel kills everything in there.
-- `landlock`: no namespaces (containers, Ubuntu's AppArmor rule).  Landlock hides the file system but for the Python installation
-  and the folder; seccomp forbids sockets, signals, changes of files' owners and modes, and leaving the process group, which is killed at the end.
+- `namespaces`: own user, process, mount, network, IPC and host-name namespaces.  The root is an empty tmpfs with the
+  Python installation bound read-only.  When the keeper, process 1 in there, ends, the kernel kills everything in there.
+- `landlock`: no namespaces (containers, Ubuntu's AppArmor rule).  Landlock hides the file system but for the Python
+  installation and the folder; seccomp forbids sockets, signals, changes of files' owners and modes, and leaving the
+  process group, which is killed at the end.
 
-Both: seccomp, resource limits, no privileges to be gained, an environment of a few lines.  Started by root, the program runs as a user that nobody
-else is.  Standard library only, started with -I -S: a launcher costs 15 ms.  Reports are JSON lines on the descriptor named in argv.
+Both: seccomp, resource limits, no privileges to be gained, an environment of a few lines.  Started by root, the program
+runs as a user that nobody else is.  Standard library only, started with -I -S: a launcher costs 15 ms.  Reports are
+JSON lines on the descriptor named in argv.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ BOX = "/box"
 OLD = "/old"
 NOBODY = 65534
 LONELY_UID = 2_000_000_000
-"""Started by root, a program is user LONELY_UID + pid of its launcher: no file or process of this machine is his."""
+"""Started by root, a program is user LONELY_UID + pid of its launcher, who owns no file and no process here."""
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 4096, 16384, 1 << 19
 MNT_DETACH, AT_RECURSIVE = 2, 0x8000
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
@@ -114,7 +116,13 @@ def _keep(request: dict[str, Any], report: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(program, signal.SIGKILL)
     _, status, usage = os.wait4(program, 0)
-    _tell(report, status=status, timed_out=timed_out, wall_s=time.monotonic() - started, cpu_s=usage.ru_utime + usage.ru_stime)
+    _tell(
+        report,
+        status=status,
+        timed_out=timed_out,
+        wall_s=time.monotonic() - started,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+    )
     if request["level"] != "namespaces":  # there the kernel does it
         _end_children()
 
@@ -131,7 +139,9 @@ def _end_children() -> None:
 def _reap(but: int) -> None:
     """Take note of orphans that have ended, but leave the program itself to `waitid`."""
     with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is not None and ended.si_pid != but:
+        while (
+            ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        ) is not None and ended.si_pid != but:
             os.waitpid(ended.si_pid, 0)
 
 
@@ -213,7 +223,13 @@ def _enter_namespaces() -> None:
 
 
 def _mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    arguments = (source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), options.encode() or None)
+    arguments = (
+        source.encode(),
+        target.encode(),
+        kind.encode() or None,
+        ctypes.c_ulong(flags),
+        options.encode() or None,
+    )
     _check(libc.mount(*arguments), f"mount {target}")
 
 
@@ -221,7 +237,9 @@ def _protect(path: str, attributes: int, *, recursive: bool = False) -> None:
     """Add attributes to a mount without touching those it has, which an unprivileged user may not clear."""
     values = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
     where, flags, size = path.encode(), AT_RECURSIVE if recursive else 0, ctypes.sizeof(values)
-    _check(libc.syscall(MOUNT_SETATTR, -100, where, flags, ctypes.byref(values), ctypes.c_size_t(size)), f"protect {path}")
+    _check(
+        libc.syscall(MOUNT_SETATTR, -100, where, flags, ctypes.byref(values), ctypes.c_size_t(size)), f"protect {path}"
+    )
 
 
 def _build_root(request: dict[str, Any]) -> None:

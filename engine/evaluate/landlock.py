@@ -1,4 +1,4 @@
-"""Landlock: a process takes the file system from itself, but for a few folders.  Linux 6.2 or newer, no privileges needed.
+"""Landlock: a process takes the file system from itself, but for a few folders.  Linux 6.2 or newer, no privileges.
 
 Standard library only: this runs between fork and exec.
 """

@@ -2,8 +2,8 @@
 
     program text -> a process of its own, locked in (engine.evaluate.confine) -> Outcome (how it ended, what it printed)
 
-Which lock this machine allows is found out by running a program that tries to get out.  Where none works, programs are not run,
-unless the caller insists (`allow_unsandboxed`), who is then told in every result.  A program's output is text, never HTML.
+Which lock this machine allows is found out by running a program that tries to get out.  Where none works, programs are
+not run, unless the caller insists (`allow_unsandboxed`).  A program's output is text, never HTML.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Sandbox:
         self._readable = _installation(python)
         self._processes_of_user = _processes_of_user()
 
-    def run(self, program: str, limits: Limits = Limits()) -> Outcome:  # noqa: B008 - frozen
+    def run(self, program: str, limits: Limits = Limits()) -> Outcome:
         """Run one program and return how it ended.
 
         Raises:
@@ -134,7 +134,7 @@ class Sandbox:
             }
             return _launch(request, limits)
 
-    def run_all(self, programs: Iterable[str], limits: Limits = Limits()) -> Iterator[Outcome]:  # noqa: B008
+    def run_all(self, programs: Iterable[str], limits: Limits = Limits()) -> Iterator[Outcome]:
         """Run programs on all cores and yield their outcomes in order."""
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             yield from pool.map(lambda program: self.run(program, limits), programs)
@@ -214,7 +214,14 @@ def _launch(request: dict[str, Any], limits: Limits) -> Outcome:
     pipe = subprocess.PIPE
     started = time.monotonic()
     launcher = subprocess.Popen(
-        argv, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=[report_write], env={"LANG": "C.UTF-8"}, cwd="/", start_new_session=True
+        argv,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        pass_fds=[report_write],
+        env={"LANG": "C.UTF-8"},
+        cwd="/",
+        start_new_session=True,
     )
     os.close(report_write)
     assert launcher.stdin and launcher.stdout and launcher.stderr
@@ -223,12 +230,20 @@ def _launch(request: dict[str, Any], limits: Limits) -> Outcome:
             launcher.stdin.write(json.dumps(request).encode())
             launcher.stdin.close()
         deadline = started + limits.wall_s + GRACE_S
-        out, err, told, why = _read({"out": launcher.stdout, "err": launcher.stderr, "report": report}, deadline, launcher)
+        out, err, told, why = _read(
+            {"out": launcher.stdout, "err": launcher.stderr, "report": report}, deadline, launcher
+        )
     answer = json.loads(told.splitlines()[-1]) if told.strip() else {}
     if "error" in answer:
-        raise UserError(f"The sandbox could not be closed: {answer['error']}.", fix="`python -m engine doctor` says what works here.")
+        raise UserError(
+            f"The sandbox could not be closed: {answer['error']}.",
+            fix="`python -m engine doctor` says what works here.",
+        )
     if not answer and not why:
-        raise UserError(f"The sandbox could not be started: {err.text()[-300:]}", fix="`python -m engine doctor` says what works here.")
+        raise UserError(
+            f"The sandbox could not be started: {err.text()[-300:]}",
+            fix="`python -m engine doctor` says what works here.",
+        )
     status = int(answer.get("status", signal.SIGKILL))
     killed, cpu = os.WIFSIGNALED(status), float(answer.get("cpu_s", 0.0))
     late = why == "timeout" or answer.get("timed_out") or (killed and cpu >= limits.cpu_s - 0.5)
@@ -243,7 +258,9 @@ def _launch(request: dict[str, Any], limits: Limits) -> Outcome:
     )
 
 
-def _read(files: dict[str, IO[bytes]], deadline: float, launcher: subprocess.Popen[bytes]) -> tuple[_Stream, _Stream, str, str]:
+def _read(
+    files: dict[str, IO[bytes]], deadline: float, launcher: subprocess.Popen[bytes]
+) -> tuple[_Stream, _Stream, str, str]:
     """Read all streams to their ends, which come when the last process inside is dead.
 
     Returns:

@@ -1,7 +1,7 @@
 """The system calls that an untrusted program may not make, as a filter of the kernel (seccomp, classic BPF).
 
-A list of what is refused, not of what is allowed: Python itself needs most calls.  Refused calls fail with EPERM, so a program gets
-an exception, not a crash.  x86_64 and aarch64; elsewhere there is no filter and `build_filter` says so.
+A list of what is refused, not of what is allowed: Python itself needs most calls.  Refused calls fail with EPERM, so a
+program gets an exception, not a crash.  x86_64 and aarch64; elsewhere there is no filter and `build_filter` says so.
 
 Standard library only: this runs between fork and exec.
 """
@@ -156,7 +156,10 @@ def build_filter(*, namespaces: bool, pid: int) -> bytes:
     for numbers in refused.values():
         if numbers[column] >= 0:
             code += [(EQUALS, 0, 1, numbers[column]), (RETURN, 0, 0, REFUSE | errno.EPERM)]
-    code += [(EQUALS, 0, 1, CLONE3[column]), (RETURN, 0, 0, REFUSE | errno.ENOSYS)]  # its flags lie in memory; libc then uses clone
+    code += [
+        (EQUALS, 0, 1, CLONE3[column]),
+        (RETURN, 0, 0, REFUSE | errno.ENOSYS),
+    ]  # its flags lie in memory; libc then uses clone
     code += _first_argument(CLONE[column], (ANY_BIT, 0, 1, NEW_NAMESPACES))
     if not namespaces:
         code += _first_argument(TGKILL[column], (EQUALS, 1, 0, pid))
@@ -168,7 +171,13 @@ def build_filter(*, namespaces: bool, pid: int) -> bytes:
 
 def _first_argument(number: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
     """Refuse a call by its first argument: `test` jumps over one instruction to allow it."""
-    return [(EQUALS, 0, 4, number), (LOAD, 0, 0, FIRST_ARGUMENT), test, (RETURN, 0, 0, REFUSE | errno.EPERM), (RETURN, 0, 0, ALLOW)]
+    return [
+        (EQUALS, 0, 4, number),
+        (LOAD, 0, 0, FIRST_ARGUMENT),
+        test,
+        (RETURN, 0, 0, REFUSE | errno.EPERM),
+        (RETURN, 0, 0, ALLOW),
+    ]
 
 
 def install_filter(code: bytes) -> None:

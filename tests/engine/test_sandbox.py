@@ -45,7 +45,9 @@ def living(mark: str) -> list[str]:
 
 
 def test_an_honest_program_prints_ends_and_uses_its_folder(box):
-    outcome = box.run("import os, sys; open('x', 'w').write('7'); print(open('x').read(), os.listdir('.')); sys.exit(3)")
+    outcome = box.run(
+        "import os, sys; open('x', 'w').write('7'); print(open('x').read(), os.listdir('.')); sys.exit(3)"
+    )
     assert (outcome.end, outcome.status, outcome.stderr) == ("exited", 3, "")
     assert outcome.stdout == "7 ['program.py', 'x']\n" or outcome.stdout == "7 ['x', 'program.py']\n"
 
@@ -55,7 +57,11 @@ def test_an_honest_program_prints_ends_and_uses_its_folder(box):
     [
         pytest.param("while True: pass", "timeout", id="infinite loop"),
         pytest.param("import time; time.sleep(60)", "timeout", id="sleeper"),
-        pytest.param("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass", "timeout", id="ignores SIGTERM"),
+        pytest.param(
+            "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
+            "timeout",
+            id="ignores SIGTERM",
+        ),
         pytest.param("import os\nwhile True:\n  try: os.fork()\n  except OSError: pass", "timeout", id="fork bomb"),
         pytest.param("while True: print('x' * 10000)", "output", id="infinite output"),
         pytest.param("x = []\nwhile True: x.append(bytearray(1 << 24))", "exited", id="memory bomb"),
@@ -79,7 +85,12 @@ def test_the_network_cannot_be_reached(box):
         port = server.getsockname()[1]
         attempt = f"import socket; socket.create_connection(('127.0.0.1', {port}), 1).send(b'x')"
         assert box.run(attempt, LIMITS).status == 1
-        assert box.run("import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))").status == 1
+        assert (
+            box.run(
+                "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))"
+            ).status
+            == 1
+        )
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -177,7 +188,8 @@ def test_new_namespaces_and_privileges_are_refused(box):
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.unshare(0x10000000), libc.mount(b"tmpfs", b"/", b"tmpfs", 0, None), libc.setns(0, 0), os.getuid() == 0)
-print([line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")] if os.path.exists("/proc/self/status") else "")
+if os.path.exists("/proc/self/status"):
+    print([line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")])
 """)
     first, *rest = outcome.stdout.splitlines()
     assert first == "-1 -1 -1 False"
@@ -188,7 +200,9 @@ def test_nothing_is_left_of_a_sandbox(box):
     """No folder in the temporary directory, no process, also when the program was stopped."""
     box.run("open('left', 'w').write('x')")
     box.run("while True: pass", Limits(cpu_s=1, wall_s=0.5))
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("mft-box-*")) and living("engine.evaluate.confine") == []
+    assert (
+        not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("mft-box-*")) and living("engine.evaluate.confine") == []
+    )
 
 
 def test_without_a_lock_programs_are_not_run(monkeypatch):
