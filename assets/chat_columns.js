@@ -1,4 +1,4 @@
-// Two conversations side by side.  value: {columns: [{side, name, turns: [{role, content, state?}]}], phase?, answering?, finished?,
+// Two conversations side by side.  value: {columns: [{side, name, turns: [{role, content, over?, state?}]}], phase?, answering?, finished?,
 // problem?, fix?, note?, empty?, gold?, held_in?, memory?}; see studio/logic/chat.py.  Also the keys of the page and its draft.
 const DRAFT = "studio.chat.draft";
 const live = h("div.st-unseen", { role: "status", "aria-live": "polite" });
@@ -34,7 +34,7 @@ function turn(item) {
 }
 
 function column(value, side) {
-  const waiting = side.turns.length && !side.turns[side.turns.length - 1].state;
+  const last = side.turns[side.turns.length - 1], waiting = last && !last.state && !last.over;
   const title = side.name === "base" ? h("h2", {}, "Base model") : h("h2", { translate: "no" }, side.name || " ");
   const where = side.side === "left" ? "Left" : "Right";
   const hint = side.name === "base" ? "What the model says before the fine-tuning." : "What this model says appears here.";
@@ -54,7 +54,7 @@ function facts(value) {
 /** Whether only the words of the last turns differ, as in a streaming answer: then nothing but them is drawn again. */
 function onlyWords(value) {
   if (!shown || !value.answering || !shown.answering || shown.phase !== value.phase) return false;
-  return value.columns.every((side, index) => { const old = shown.columns[index]; return old.turns.length === side.turns.length && old.name === side.name && side.turns.every((item, at) => Boolean(item.state) === Boolean(old.turns[at].state)); });
+  return value.columns.every((side, index) => { const old = shown.columns[index]; return old.turns.length === side.turns.length && old.name === side.name && side.turns.every((item, at) => Boolean(item.state || item.over) === Boolean(old.turns[at].state || old.turns[at].over)); });
 }
 
 function say(value) {
@@ -69,7 +69,7 @@ function draw(value) {
   if (onlyWords(value)) {
     value.columns.forEach((side) => {
       const last = side.turns[side.turns.length - 1], text = place.querySelector(`[data-side="${side.side}"] .turn-box:last-of-type .text`);
-      if (!last || last.state || !last.content || !text) return;
+      if (!last || last.state || last.over || !last.content || !text) return;
       const follows = text.scrollHeight - text.scrollTop - text.clientHeight < 24;
       text.replaceChildren(...prose(last.content));
       if (follows) text.scrollTop = text.scrollHeight;

@@ -42,7 +42,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next words of an answer."""
+    """The next words of an answer; empty when nothing follows, while others of its batch may still be made."""
 
     row: int
     text: str

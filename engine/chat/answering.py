@@ -86,7 +86,7 @@ def answer_all(
     Args:
         models: What is loaded.
         questions: One per answer.
-        emit: Takes (index of the question, next piece of text).
+        emit: Takes (index of the question, next piece of text), and an empty text when nothing follows.
         stop: Ends all answers within a token.
 
     Yields:

@@ -64,7 +64,7 @@ class Row:
         codec: Decodes it.
         question: Says how long it may be and what ends it.
         stop_ids: Tokens that end it.
-        emit: Takes its text.
+        emit: Takes its text, and an empty text when nothing follows.
     """
 
     def __init__(self, codec: Codec, question: Question, stop_ids: Sequence[int], emit: Callable[[str], None]) -> None:
@@ -109,6 +109,7 @@ class Row:
         if not self.reason:
             self.reason, self.seconds = reason, time.monotonic() - self.started
             self._send(len(self._text))
+            self.emit("")
 
     def answer(self, speaker: str, *, together: bool) -> Answer:
         """Return the finished answer."""

@@ -4,7 +4,7 @@
          {"op": "cancel"}
     out  {"id", "event": "progress", "text"}                 what is being loaded
          {"id", "event": "loaded", "held_in", "memory_bytes", "gpu_bytes"}
-         {"id", "event": "token", "row", "text"}             a piece of an answer
+         {"id", "event": "token", "row", "text"}             a piece of an answer, empty when nothing follows
          {"id", "event": "done", "row", ...Answer}           an answer
          {"id", "event": "end", "memory_bytes", "gpu_bytes"}    or    {"id", "event": "error", "problem", "fix"}
 

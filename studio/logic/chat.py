@@ -36,7 +36,7 @@ SIDES = ("left", "right")
 OTHER_RUNS = 20
 """Runs on the same base whose checkpoints can be chosen besides."""
 Turn = dict[str, Any]
-"""`role`, `content`; a finished answer has `state`, how it was made."""
+"""`role`, `content`; an answer has `over` once nothing follows and `state`, how it was made, when it is proven."""
 Talk = dict[str, list[Turn]]
 """The turns of both sides."""
 
@@ -202,8 +202,10 @@ def _hear(said: Said, talk: Talk, known: dict[str, Any], ask: Ask) -> bool:
         case Loaded(held_in):
             known |= {"held_in": held_in, "phase": "", "answering": True}
         case Piece(row, text):
-            talk[SIDES[row]][-1]["content"] += text
-            return False
+            turn = talk[SIDES[row]][-1]
+            turn["content"] += text
+            turn["over"] = not text
+            return not text
         case Done():
             state = {"speaker": said.speaker, "tokens": said.num_tokens, "seconds": round(said.seconds, 1)}
             state |= {"stop_reason": said.stop_reason, "seed": ask.settings.seed, "notes": list(said.notes)}

@@ -232,7 +232,7 @@ def test_half_characters_wait_for_their_other_half():
     row = Row(codec, Question(speaker=None, prompt=fit([5], context=None, max_new_tokens=99)), [0], heard.append)
     for token in [*codec.encode([text])[0], 0]:
         row.add(token)
-    assert heard == list(text) and row.text == text and row.reason == "end of turn"
+    assert heard == [*text, ""] and row.text == text and row.reason == "end of turn"
 
 
 def test_long_conversations_are_refused_or_lose_whole_turns_and_say_so():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import time
 
 import pytest
 
+from engine.chat.worker import Worker
 from engine.contract.errors import UserError
 from engine.contract.recipe_io import override
 from engine.contract.rundir import create_run_at
@@ -116,3 +119,15 @@ def test_an_unload_gives_the_memory_back_and_the_next_question_loads_again(clien
     client.unload()
     assert client.memory.memory_bytes == 0 and not os.path.exists(f"/proc/{pid}")
     assert ask(client, trained)[1][0].text
+
+
+def test_running_out_of_memory_is_a_sentence_and_drops_what_is_loaded(monkeypatch):
+    out = io.BytesIO()
+    worker = Worker(out)
+    worker.models = object()
+    monkeypatch.setattr(worker, "ask", lambda _: (_ for _ in ()).throw(RuntimeError("CUDA out of memory. Tried ...")))
+    worker.read([json.dumps({"id": 1, "op": "ask"}), "no json", "[]", json.dumps({"id": 2, "op": "dance"})])
+    worker.serve()
+    first, second = (json.loads(line) for line in out.getvalue().splitlines())
+    assert (first["problem"], first["id"], worker.models) == ("Out of memory.", 1, None)
+    assert "4 bit" in first["fix"] and "dance" in second["problem"]
