@@ -125,6 +125,8 @@ def main() -> int:
 
 def serve(arguments: argparse.Namespace, root: DataRoot, access: Access) -> None:
     """Build the application and serve it until interrupted; heavy imports happen here."""
+    from engine.contract.files import replace_text
+    from engine.launch.notices import url_file
     from engine.launch.queue import revive
 
     revive(root)
@@ -138,6 +140,7 @@ def serve(arguments: argparse.Namespace, root: DataRoot, access: Access) -> None
     scheme = "https" if arguments.certificate else "http"
     address = arguments.allowed_host[0] if access.exposed else arguments.host
     url = f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+    replace_text(url_file(root), url)
     app = build_app(StudioContext(root=root, project=PROJECT), replace(access, port=port, token=token))
     print(f"MFT Studio: {url}\n  data: {root.path}\n  Ctrl-C closes the studio; runs go on.", flush=True)
     if not arguments.no_browser and not access.exposed:

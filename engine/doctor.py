@@ -20,6 +20,7 @@ from engine.contract.models import STARTER_MODEL, find_local
 from engine.contract.places import MIN_FREE_BYTES, data_root, free_bytes
 from engine.evaluate.sandbox import LEVELS, level_fault, working_level
 from engine.launch.devices import Machine, inventory
+from engine.launch.jobs import write_job
 
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "gradio")
@@ -57,16 +58,20 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command takes no arguments."""
+    """Declare where to report besides the terminal."""
+    parser.add_argument("--status", type=Path, help="also report into this file, as a job of the studio")
 
 
-def run(_: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Print one line per finding; 1 if something is missing that nothing works without."""
-    healthy = True
+    healthy, told = True, []
+    write_job(arguments.status, phase="looking")
     for one in findings():
+        told.append({"fine": one.fine, "fact": one.fact, "advice": one.advice})
         advice = f"\n      {one.advice}" if one.advice and not one.fine else ""
         print(f"{'ok' if one.fine else '--'}  {one.fact}{advice}", flush=True)
         healthy = healthy and (one.fine or not one.essential)
+    write_job(arguments.status, state="done", phase="", result={"findings": told})
     return 0 if healthy else 1
 
 

@@ -14,7 +14,16 @@ from typing import Any
 
 from studio.guard import App, Receive, Scope, Send
 
-STYLES = ("vendor/uplot/uPlot.min.css", "studio.css", "datasets.css", "new_run.css", "run.css", "runs.css", "chat.css")
+STYLES = (
+    "vendor/uplot/uPlot.min.css",
+    "studio.css",
+    "datasets.css",
+    "new_run.css",
+    "run.css",
+    "runs.css",
+    "chat.css",
+    "settings.css",
+)
 SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "header.js")
 STATIC = "/studio-static"
 COLORS = "/studio/api/colors.js"

@@ -35,6 +35,7 @@ from engine.launch.command import (
     write_accelerate_config,
 )
 from engine.launch.locks import CPU, Device
+from engine.launch.notices import NanWatch, tell_end
 from engine.launch.processes import adopt_orphans, descendants, end_processes, start_detached
 from engine.launch.queue import Ticket, first_order, ticket_for, try_turn, write_ticket
 
@@ -104,6 +105,7 @@ def supervise(run: RunDir, *, number: int, resume_from: str = "", order: float =
     except UserError as error:
         ended = replace(attempt, waiting="", ended_at=time.time(), end="failed", problem=error.problem, fix=error.fix)
         replace_json(path, asdict(replace(ended, kind=error.problems[0].kind)))
+        tell_end(run, "failed", error.problem)
         return 1
     if held is None:
         replace_json(path, asdict(replace(attempt, waiting="", ended_at=time.time(), end="stopped")))
@@ -136,8 +138,11 @@ def _until_it_ends(run: RunDir, attempt: Attempt, path: Path, held: dict[Device,
     signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        end = _train(run, attempt, path, held, asked_to_end)
+        end, problem = _train(run, attempt, path, held, asked_to_end)
         if end != "failed" or asked_to_end or retries == 0 or not may_try_again(run, attempt.number):
+            for lock in held.values():  # the next run need not wait for the message
+                os.close(lock)
+            tell_end(run, end, problem)
             return 1 if end == "failed" else 0
         retries -= 1
         for old in run.errors.glob("rank-*.json"):
@@ -152,8 +157,10 @@ def _until_it_ends(run: RunDir, attempt: Attempt, path: Path, held: dict[Device,
             return 1
 
 
-def _train(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], asked_to_end: list[bool]) -> str:
-    """Do the training of one attempt and write down how it ended; return that."""
+def _train(
+    run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], asked_to_end: list[bool]
+) -> tuple[str, str]:
+    """Do the training of one attempt and write down how it ended; return that and, if it failed, why."""
     gpus = [device.key for device in held if device.key != CPU]
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     # torch's own patience after SIGTERM is 30 s, less than a large checkpoint takes
@@ -176,7 +183,7 @@ def _train(run: RunDir, attempt: Attempt, path: Path, held: dict[Device, int], a
             replace_json(path, asdict(replace(ended, released=released)))
     except OSError as error:  # the run's folder is gone, or the disk is full: nobody is left to tell
         print(f"The end of {run.id} cannot be written: {error}", file=sys.stderr)
-    return end
+    return end, problem.problem
 
 
 def _await_turn(run: RunDir, ticket: Ticket, attempt: Attempt, path: Path, root: DataRoot) -> dict[Device, int] | None:
@@ -227,10 +234,12 @@ def _wait(run: RunDir, launcher: subprocess.Popen[bytes], number: int, asked_to_
         The pids of all processes that were part of it.
     """
     seen: dict[int, ProcessId] = {}
+    watch = NanWatch(run)
     while launcher.poll() is None:
         for process in descendants(launcher.pid):
             seen[process.pid] = process
         rotate_log(run.log_file)
+        watch.look()
         cancelled = was_cancelled(run, number)
         if cancelled or asked_to_end or not run.path.is_dir():
             end_processes([*_ranks(run, number), *seen.values()], grace_s=STOP_GRACE_S if asked_to_end else 5.0)

@@ -27,6 +27,7 @@ from engine.contract.rundir import open_run
 from studio.logic import datasets, form_fields
 from studio.logic.presets import OWN, load_preset
 from studio.logic.run_failure import remedied
+from studio.logic.settings import first_gpus
 from studio.logic.task_choice import TaskChoice, task_values
 
 
@@ -78,10 +79,11 @@ def initial(
             return draft_of(recipe, root, project, source=f"Goes on from run {continued}, {step}")
         if preset:
             recipe = load_preset(preset, root, project)
-            return draft_of(recipe, root, project, source=f"Preset {preset.removeprefix(OWN)}")
+            draft = draft_of(recipe, root, project, source=f"Preset {preset.removeprefix(OWN)}")
+            return replace(draft, values={**draft.values, **first_gpus(root, recipe.launch.num_processes)})
     except UserError as error:
         return Draft(values=form_fields.defaults(), tasks=_catalog(root, project), notices=error.problems)
-    return Draft(values=form_fields.defaults(), tasks=_catalog(root, project))
+    return Draft(values={**form_fields.defaults(), **first_gpus(root, 1)}, tasks=_catalog(root, project))
 
 
 def draft_of(recipe: Recipe, root: DataRoot, project: Path, *, source: str = "") -> Draft:

@@ -30,6 +30,15 @@ def build(context: StudioContext) -> None:
 
     with gr.Column(elem_classes="page-run"):
         notes = island(context.project, "notes", {}, elem_id="run-notes")
-        scripts = ("run_parts", "run_chart", "run_lines", "run_balance", "run_checkpoints", "run_log", "run_view")
+        scripts = (
+            "run_parts",
+            "run_chart",
+            "run_lines",
+            "run_balance",
+            "run_checkpoints",
+            "run_log",
+            "run_notify",
+            "run_view",
+        )
         view = island(context.project, scripts, {}, elem_id="run")
     view.submit(act, view, notes, show_progress="hidden", api_name="run_act")
