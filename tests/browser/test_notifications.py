@@ -1,4 +1,4 @@
-"""A browser's own notification: asked for by a button only, told once when the run ends, also while the tab is hidden."""
+"""A browser's own notification: asked for by a button only, told once, also when hidden."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAND_IN = """
 window.told = []; window.asked = 0;
 window.Notification = class { constructor(title, options) { window.told.push([title, options.body]); } close() {} };
 Notification.permission = "default";
-Notification.requestPermission = async () => { window.asked += 1; Notification.permission = "granted"; return "granted"; };
+Notification.requestPermission = async () => { window.asked += 1; return (Notification.permission = "granted"); };
 """
 
 
