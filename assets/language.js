@@ -32,7 +32,10 @@ window.studioLanguage = (() => {
     }
   }
 
-  function whole(text) {
+  /** A sentence as it stands in the catalogue, or with a small first letter: what to do is written so behind a problem. */
+  const whole = (text) => entry(text) ?? entry(text[0].toLowerCase() + text.slice(1));
+
+  function entry(text) {
     const exact = catalogue.exact.get(text);
     if (exact !== undefined) return exact;
     for (const pattern of [...(catalogue.starting.get(text.slice(0, 4)) || []), ...catalogue.others]) {

@@ -141,10 +141,13 @@ def _summary(mix: MixPreview) -> list[list[str]]:
 
 
 def _notes(recipe: Recipe, known: Sequence[Measured | None]) -> list[str]:
-    notes = []
+    told: dict[str, list[str]] = {}
     for task, item in zip(recipe.tasks, known, strict=True):
         if item is None:
             continue
-        notes += [f"{task.name}: {item.problem} {item.fix}".strip()] if item.problem else []
-        notes += [f"{task.name}: {note}" for note in item.notes]
-    return notes[:12]
+        fix = item.fix[:1].upper() + item.fix[1:]
+        for text in (f"{item.problem} {fix}".strip(), *item.notes):
+            if text:
+                told.setdefault(text, []).append(task.name)
+    everywhere = len(recipe.tasks) if len(recipe.tasks) > 1 else 0
+    return [text if len(names) == everywhere else f"{', '.join(names)}: {text}" for text, names in told.items()][:12]

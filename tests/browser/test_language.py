@@ -14,7 +14,7 @@ SENTENCES = {
     "it is out of memory": "内存不足",
     "Set `{}` to {} here.": "请在此处把 `{1}` 设为 {2}。",
     "No runs yet.": "还没有训练。",
-    "Start it.": "开始吧。",
+    "start it.": "开始吧。",
     "Runs": "训练列表",
 }
 
