@@ -1,12 +1,13 @@
 """Where a model lies on this disk, without loading it and without torch.
 
-    local folder  |  our cache root/models/<slug>/  |  the Hugging Face cache          -> Path, or None
+    local folder  |  our cache root/models/<slug>@<commit>/  |  the Hugging Face cache          -> Path, or None
 
 A model folder is config.json plus *.safetensors.  Pickled weights and remote code are refused with the way out.
 """
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +17,8 @@ from engine.contract.errors import UserError
 from engine.contract.files import read_json, slug
 from engine.contract.model_facts import known_config, read_config
 from engine.contract.places import DataRoot
+from engine.contract.recipe import Recipe
+from engine.contract.rundir import RunDir
 
 STARTER_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The small model that also comes through pip, for machines that do not reach the hub."""
@@ -30,6 +33,7 @@ CONVERTIBLE = {
 """Model types that existed only as code of their repositories -> what people call them; `engine convert` takes them."""
 CONVERTED_FIRST = frozenset({"zai-org/codegeex2-6b"})
 """Models of the presets that the hub has only in such a form."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -38,9 +42,50 @@ def is_local_path(name_or_path: str) -> bool:
     return name_or_path.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(name_or_path)
 
 
-def cache_folder(name: str, root: DataRoot) -> Path:
-    """Return where our own copy of a hub model lies or would lie."""
-    return root.models / slug(name.replace("/", "--"))
+def cache_folder(name: str, root: DataRoot, *, commit: str = "") -> Path:
+    """Return where our own copy of a hub model lies or would lie, of a commit if one is named."""
+    return root.models / (slug(name.replace("/", "--")) + (f"@{commit[:12]}" if commit else ""))
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit of a downloaded model, from our cache or the Hugging Face cache; empty if it has none."""
+    source = read_json(folder / "source.json")
+    if isinstance(source, dict) and COMMIT.fullmatch(str(source.get("revision", ""))):
+        return str(source["revision"])
+    return folder.name if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name) else ""
+
+
+def pinned_recipe(run: RunDir) -> Recipe:
+    """Return the recipe of a run with the commit of the model that it was begun with, where that is known."""
+    recipe = run.recipe()
+    if (revision := pinned_revision(run)) == recipe.model.revision:
+        return recipe
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": revision})})
+
+
+def pinned_revision(run: RunDir) -> str | None:
+    """Return the commit of the model that a run was begun with, or what its recipe names."""
+    recipe = run.recipe()
+    for event in run.events()[0]:
+        data = event.get("data") if event.get("kind") == "model" else None
+        if isinstance(data, dict) and COMMIT.fullmatch(str(data.get("revision", ""))):
+            return str(data["revision"])
+    return recipe.model.revision
+
+
+def _in_our_cache(name: str, root: DataRoot, revision: str | None) -> Path | None:
+    """Return our newest whole copy of a model, or the one of a commit."""
+    plain = cache_folder(name, root)
+    if revision is None and (plain / "source.json").is_file():
+        return plain
+    copies = sorted(root.models.glob(f"{glob.escape(plain.name)}@*/source.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(copies):
+        source = read_json(path)
+        known = source if isinstance(source, dict) else {}
+        same = len(revision or "") >= 7 and str(known.get("revision", "")).startswith(revision or "-")
+        if revision is None or same or revision == known.get("asked"):
+            return path.parent
+    return None
 
 
 def find_local(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> Path | None:
@@ -51,10 +96,7 @@ def find_local(name_or_path: str, root: DataRoot, *, revision: str | None = None
     """
     if is_local_path(name_or_path):
         return check_model_folder(Path(name_or_path).expanduser())
-    ours = cache_folder(name_or_path, root)
-    if revision is None and (ours / "source.json").is_file():
-        return ours
-    return _in_hub_cache(name_or_path, revision)
+    return _in_our_cache(name_or_path, root, revision) or _in_hub_cache(name_or_path, revision)
 
 
 def model_config(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> dict[str, Any] | None:

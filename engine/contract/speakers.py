@@ -15,6 +15,7 @@ from typing import Literal
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json
+from engine.contract.models import pinned_recipe
 from engine.contract.rundir import RunDir, list_runs, open_run
 
 BASE = "base"
@@ -73,7 +74,7 @@ def base_of(run: RunDir, precision: Precision = "as trained") -> BaseModel:
     """
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision {precision!r}.", fix=f"choose one of: {', '.join(PRECISIONS)}.")
-    recipe = run.recipe()
+    recipe = pinned_recipe(run)
     trained_so = recipe.method == "qlora"
     four_bit = trained_so if precision == "as trained" else precision == "4 bit"
     return BaseModel(

@@ -20,7 +20,7 @@ from engine.contract.export_formats import ExportFormat
 from engine.contract.files import read_json, replace_text
 from engine.contract.hub_path import is_hub_path
 from engine.contract.metrics import task_key
-from engine.contract.models import find_local, is_local_path
+from engine.contract.models import find_local, is_local_path, pinned_recipe
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
@@ -89,7 +89,8 @@ def write_card(folder: Path, run: RunDir, form: ExportFormat, told: Mapping[str,
         told: What merge.json or export.json says.
         root: Where the base model may lie.
     """
-    recipe, licence = run.recipe(), licence_of(run.recipe(), root)
+    recipe = pinned_recipe(run)
+    licence = licence_of(recipe, root)
     base, name = public_base(recipe.model_name_or_path), folder.name.removeprefix(".tmp-")
     front: dict[str, Any] = {"pipeline_tag": "text-generation", "tags": ["mft-studio", recipe.method, form.key]}
     front["library_name"] = "peft" if form.key == "adapter" else "gguf" if form.is_gguf else "transformers"

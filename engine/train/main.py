@@ -21,6 +21,7 @@ from engine.contract.files import read_json, replace_json
 from engine.contract.memory import gigabytes, range_text
 from engine.contract.metrics import task_key
 from engine.contract.model_facts import read_config
+from engine.contract.models import commit_of, pinned_revision
 from engine.contract.places import data_root, require_free
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
@@ -153,11 +154,13 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     record.phase("looking for the model", stage="model")
     folder = resolve_model(
         recipe.model_name_or_path,
-        revision=recipe.model.revision,
+        revision=pinned_revision(run),
         root=data_root(),
         progress=lambda text, share: record.phase(text, stage="model", share=share),
     )
-    record.event("model", f"Model: {recipe.model_name_or_path}.")
+    commit = commit_of(folder)
+    of_commit = f", commit {commit[:12]}" if commit else ""
+    record.event("model", f"Model: {recipe.model_name_or_path}{of_commit}.", **({"revision": commit} if commit else {}))
     tokenizer = load_tokenizer(folder, tell, chat_template=recipe.data.chat_template)
     prepared = _read_data(run, recipe, record, tokenizer)
     record.phase("loading the model", stage="load")
