@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 
 import pytest
 import sentencepiece
@@ -304,17 +305,20 @@ def test_a_model_of_the_hub_is_refused_before_its_download_and_found_under_its_n
 
     class Info:
         sha, config = "abc", {"model_type": "chatglm"}
-        siblings = [type("File", (), {"rfilename": p.name, "size": p.stat().st_size}) for p in original.iterdir()]
+        siblings = [
+            SimpleNamespace(rfilename=p.name, size=p.stat().st_size, lfs=None, blob_id=None) for p in original.iterdir()
+        ]
 
-    def download(name, **settings):
-        asked.append(settings["allow_patterns"])
-        return str(original)
+    def download(files, folder, **_):
+        asked.append({file.name for file in files})
+        shutil.copytree(original, folder)
+        (folder / "source.json").write_text("{}")
 
     monkeypatch.setenv("MFT_STUDIO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: Info)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(sources, "download", download)
     monkeypatch.setattr("engine.contract.models._in_hub_cache", lambda *_: None)
     root = DataRoot(tmp_path / "home")
     with pytest.raises(UserError, match="is a ChatGLM or CodeGeeX2") as caught:
@@ -322,7 +326,7 @@ def test_a_model_of_the_hub_is_refused_before_its_download_and_found_under_its_n
     assert caught.value.fix == "convert it once: python -m engine convert zai-org/codegeex2-6b" and asked == []
     assert main(["convert", "zai-org/codegeex2-6b"]) == 0
     assert "use it as: zai-org/codegeex2-6b" in capsys.readouterr().out
-    assert "*.bin" in asked[0] and "tokenizer.model" in asked[0] and "*.safetensors" not in asked[0]
+    assert {path.name for path in original.glob("*.bin")} | {"tokenizer.model", "config.json"} <= asked[0]
     found = sources.resolve_model("zai-org/codegeex2-6b", root=root)
     assert json.loads((found / "config.json").read_text())["model_type"] == "glm"
 
