@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import sentencepiece
