@@ -34,38 +34,40 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils import logging
 
     from engine.contract.errors import UserError
+    from engine.model.convert.tiny_old import TINY_OLD
     from engine.model.families import FAMILIES
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    chosen = [family for family in FAMILIES if arguments.only in ("", family.model_type)]
+    rows = {family.model_type: (family, None) for family in FAMILIES}
+    rows |= {name: (old.family, old) for name, old in TINY_OLD.items()}
+    chosen = {name: row for name, row in rows.items() if arguments.only in ("", name)}
     if not chosen:
-        known = ", ".join(family.model_type for family in FAMILIES)
+        known = ", ".join(rows)
         raise UserError(f"There is no family {arguments.only}.", fix=f"choose from {known}.")
-    width = max(len(family.model_type) for family in chosen) + 2
+    width = max(map(len, chosen)) + 2
     if not arguments.check:
-        for family in chosen:
-            print(f"{family.model_type:{width}}{family.known_as}")
+        for name, (family, old) in chosen.items():
+            print(f"{name:{width}}{f'{family.model_type}, after `engine convert`' if old else family.known_as}")
         return 0
     print(f"{'':{width}}" + "".join(f"{name:10}" for name in COLUMNS), flush=True)
     reasons = []
-    for family in chosen:
+    for name, (family, old) in chosen.items():
         with tempfile.TemporaryDirectory(prefix="families-") as folder:
-            found = check_family(family, Path(folder))
-        print(
-            f"{family.model_type:{width}}" + "".join(f"{found[name].split(':')[0]:10}" for name in COLUMNS), flush=True
-        )
-        reasons += [f"{family.model_type} {name}: {text}" for name, text in found.items() if not text.startswith("ok")]
+            found = check_family(family, Path(folder), old)
+        print(f"{name:{width}}" + "".join(f"{found[column].split(':')[0]:10}" for column in COLUMNS), flush=True)
+        reasons += [f"{name} {column}: {text}" for column, text in found.items() if not text.startswith("ok")]
     print("\n" + "\n".join(reasons))
     return 1 if any("failed" in reason for reason in reasons) else 0
 
 
-def check_family(family: Any, folder: Path) -> dict[str, str]:
+def check_family(family: Any, folder: Path, old: Any = None) -> dict[str, str]:
     """Try everything with a tiny model of a family.
 
     Args:
         family: Its record.
         folder: An empty folder to work in.
+        old: A tiny model of an old family that becomes one of `family`; it is converted first.
 
     Returns:
         Column -> `ok`, `none: why`, or `failed: why`.
@@ -73,12 +75,17 @@ def check_family(family: Any, folder: Path) -> dict[str, str]:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from engine.model.convert.convert import convert_model
+    from engine.model.convert.tiny_old import save_tiny_old
     from engine.model.families import save_tiny_model
 
     told = {name: "" for name in COLUMNS}
-    save_tiny_model(family, folder / "model")
+    if not old:
+        save_tiny_model(family, folder / "model")
 
     def load() -> None:
+        if old:
+            convert_model(save_tiny_old(old, folder / "old"), folder / "model")
         model = AutoModelForCausalLM.from_pretrained(folder / "model", use_safetensors=True, trust_remote_code=False)
         logits = model(torch.arange(3, 20)[None], use_cache=False).logits
         assert bool(torch.isfinite(logits).all()), "its logits are not finite"

@@ -1,4 +1,4 @@
-"""Tiny models of the old families in their own layout, and what they compute, written down from their papers.
+"""Tiny models of the old families with tokenizers of their kind, and what they compute, written down from their papers.
 
 The forward passes are plain formulas on the old tensors, without a line of the converter or of transformers:
 RMSNorm x / rms(x) g; rotary positions as complex multiplication by exp(i p theta); attention head by head; MLP
@@ -11,7 +11,6 @@ import base64
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import sentencepiece
@@ -19,22 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-H, HEADS, D, F, LAYERS, POSITIONS = 24, 4, 6, 20, 2, 64
+from engine.model.convert.tiny_old import GLM_D, HEADS, LAYERS, TINY_OLD, D, F, H, save_config, tiny_weights
+
 Weights = dict[str, Tensor]
 Forward = Callable[[Weights, Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Old:
-    """One tiny old model."""
-
-    config: dict
-    shapes: dict[str, tuple[int, ...]]
-    """Of every tensor; `{}` is the layer."""
-    forward: Forward
-    tokenizer: str = "sentencepiece"
-    files: tuple[tuple[str, str], ...] = ()
-    """Further files of the folder: name, text."""
 
 
 def rms(x: Tensor, gain: Tensor, eps: float) -> Tensor:
@@ -79,20 +66,6 @@ def _halves(x: Tensor) -> Tensor:
 
 # --- Qwen 1
 
-QWEN_SHAPES = {
-    "transformer.wte.weight": (0, H),
-    "transformer.h.{}.ln_1.weight": (H,),
-    "transformer.h.{}.ln_2.weight": (H,),
-    "transformer.h.{}.attn.c_attn.weight": (3 * H, H),
-    "transformer.h.{}.attn.c_attn.bias": (3 * H,),
-    "transformer.h.{}.attn.c_proj.weight": (H, H),
-    "transformer.h.{}.mlp.w1.weight": (F, H),
-    "transformer.h.{}.mlp.w2.weight": (F, H),
-    "transformer.h.{}.mlp.c_proj.weight": (H, F),
-    "transformer.ln_f.weight": (H,),
-    "lm_head.weight": (0, H),
-}
-
 
 def qwen(w: Weights, tokens: Tensor) -> Tensor:
     x = w["transformer.wte.weight"][tokens]
@@ -111,30 +84,6 @@ def qwen(w: Weights, tokens: Tensor) -> Tensor:
 
 
 # --- everything that is a llama under other names
-
-LLAMA_SHAPES = {
-    "model.embed_tokens.weight": (0, H),
-    "model.layers.{}.input_layernorm.weight": (H,),
-    "model.layers.{}.post_attention_layernorm.weight": (H,),
-    "model.layers.{}.self_attn.o_proj.weight": (H, H),
-    "model.layers.{}.mlp.gate_proj.weight": (F, H),
-    "model.layers.{}.mlp.up_proj.weight": (F, H),
-    "model.layers.{}.mlp.down_proj.weight": (H, F),
-    "model.norm.weight": (H,),
-    "lm_head.weight": (0, H),
-}
-BAICHUAN_SHAPES = {**LLAMA_SHAPES, "model.layers.{}.self_attn.W_pack.weight": (3 * H, H)}
-AQUILA_SHAPES = {
-    **LLAMA_SHAPES,
-    "model.layers.{}.self_attn.q_proj.weight": (H, H),
-    "model.layers.{}.self_attn.k_proj.weight": (2 * D, H),
-    "model.layers.{}.self_attn.v_proj.weight": (2 * D, H),
-}
-INTERNLM_SHAPES = {
-    **LLAMA_SHAPES,
-    **{f"model.layers.{{}}.self_attn.{p}_proj.weight": (H, H) for p in "qkv"},
-    **{f"model.layers.{{}}.self_attn.{p}_proj.bias": (H,) for p in "qkvo"},
-}
 
 
 def _llama(w: Weights, tokens: Tensor, project: Callable[[Tensor, str], tuple[Tensor, Tensor, Tensor]]) -> Tensor:
@@ -177,19 +126,6 @@ def llama(w: Weights, tokens: Tensor) -> Tensor:
 
 # --- InternLM2: two key heads, each packed with its two queries
 
-INTERNLM2_SHAPES = {
-    "model.tok_embeddings.weight": (0, H),
-    "model.layers.{}.attention_norm.weight": (H,),
-    "model.layers.{}.ffn_norm.weight": (H,),
-    "model.layers.{}.attention.wqkv.weight": (2 * 4 * D, H),
-    "model.layers.{}.attention.wo.weight": (H, H),
-    "model.layers.{}.feed_forward.w1.weight": (F, H),
-    "model.layers.{}.feed_forward.w2.weight": (H, F),
-    "model.layers.{}.feed_forward.w3.weight": (F, H),
-    "model.norm.weight": (H,),
-    "output.weight": (0, H),
-}
-
 
 def internlm2(w: Weights, tokens: Tensor) -> Tensor:
     x = w["model.tok_embeddings.weight"][tokens]
@@ -205,21 +141,6 @@ def internlm2(w: Weights, tokens: Tensor) -> Tensor:
 
 
 # --- ChatGLM2 and 3: heads of 8, two key heads, half of each head turned, neighbours as pairs
-
-GLM_D = 8
-CHATGLM_SHAPES = {
-    "transformer.embedding.word_embeddings.weight": (0, H),
-    "transformer.encoder.layers.{}.input_layernorm.weight": (H,),
-    "transformer.encoder.layers.{}.post_attention_layernorm.weight": (H,),
-    "transformer.encoder.layers.{}.self_attention.query_key_value.weight": ((HEADS + 4) * GLM_D, H),
-    "transformer.encoder.layers.{}.self_attention.query_key_value.bias": ((HEADS + 4) * GLM_D,),
-    "transformer.encoder.layers.{}.self_attention.dense.weight": (H, HEADS * GLM_D),
-    "transformer.encoder.layers.{}.mlp.dense_h_to_4h.weight": (2 * F, H),
-    "transformer.encoder.layers.{}.mlp.dense_4h_to_h.weight": (H, F),
-    "transformer.encoder.final_layernorm.weight": (H,),
-    "transformer.output_layer.weight": (0, H),
-    "transformer.rotary_pos_emb.inv_freq": (2,),
-}
 
 
 def chatglm(w: Weights, tokens: Tensor, theta: float = 10000.0, stretch: float = 1.0) -> Tensor:
@@ -240,80 +161,32 @@ def chatglm(w: Weights, tokens: Tensor, theta: float = 10000.0, stretch: float =
     return rms(x, w["transformer.encoder.final_layernorm.weight"], 1e-5) @ w["transformer.output_layer.weight"].T
 
 
-_SIZES = {"hidden_size": H, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "tie_word_embeddings": False}
-_LLAMA = {**_SIZES, "intermediate_size": F, "rms_norm_eps": 1e-6, "max_position_embeddings": POSITIONS}
-_CHATGLM = {
-    "model_type": "chatglm", "hidden_size": H, "num_attention_heads": HEADS, "num_layers": LAYERS, "kv_channels": GLM_D,
-    "multi_query_attention": True, "multi_query_group_num": 2, "ffn_hidden_size": F, "layernorm_epsilon": 1e-5,
-    "add_qkv_bias": True, "add_bias_linear": False, "seq_length": POSITIONS, "rmsnorm": True, "quantization_bit": 0,
-}  # fmt: skip
-_RULE = "modeling_chatglm.py"
-OLD_MODELS: dict[str, Old] = {
-    "Qwen": Old(
-        config={**_SIZES, "model_type": "qwen", "intermediate_size": 2 * F, "kv_channels": D, "no_bias": True,
-                "layer_norm_epsilon": 1e-6, "seq_length": POSITIONS, "use_logn_attn": True},
-        shapes=QWEN_SHAPES, forward=qwen, tokenizer="tiktoken",
-        files=(("generation_config.json", '{"chat_format": "chatml", "top_p": 0.5, "do_sample": true}'),),
-    ),
-    "Baichuan-7B": Old(
-        config={**_LLAMA, "model_type": "baichuan"}, shapes=BAICHUAN_SHAPES, forward=baichuan,
-        files=(("modeling_baichuan.py", "class RotaryEmbedding: ..."),),
-    ),
-    "Baichuan2-7B": Old(
-        config={**_LLAMA, "model_type": "baichuan"}, shapes=BAICHUAN_SHAPES, forward=baichuan2,
-        files=(("modeling_baichuan.py", "class RotaryEmbedding: ...\nclass NormHead: ..."),),
-    ),
-    "ChatGLM2": Old(config=_CHATGLM, shapes=CHATGLM_SHAPES, forward=chatglm),
-    "ChatGLM2-32k": Old(
-        config={**_CHATGLM, "rope_ratio": 4}, shapes=CHATGLM_SHAPES,
-        forward=lambda w, tokens: chatglm(w, tokens, stretch=4.0), files=((_RULE, "positions / self.rope_ratio"),),
-    ),
-    "ChatGLM3": Old(
-        config=_CHATGLM, shapes=CHATGLM_SHAPES, forward=chatglm,
-        files=(("tokenization_chatglm.py", "'<|user|>' import nothing"),),
-    ),
-    "ChatGLM3-32k": Old(
-        config={**_CHATGLM, "rope_ratio": 50}, shapes=CHATGLM_SHAPES,
-        forward=lambda w, tokens: chatglm(w, tokens, theta=500000.0), files=((_RULE, "base = base * self.rope_ratio"),),
-    ),
-    "CodeGeeX2": Old(
-        config={**_CHATGLM, "_name_or_path": "codegeex2-6b", "torch_dtype": "bfloat16"},
-        shapes=CHATGLM_SHAPES, forward=chatglm,
-    ),
-    "Aquila2": Old(
-        config={**_LLAMA, "model_type": "aquila", "num_key_value_heads": 2}, shapes=AQUILA_SHAPES, forward=llama,
-        tokenizer="pairs",
-    ),
-    "InternLM": Old(config={**_LLAMA, "model_type": "internlm", "bias": True}, shapes=INTERNLM_SHAPES, forward=llama),
-    "InternLM2": Old(
-        config={**_LLAMA, "model_type": "internlm2", "num_key_value_heads": 2, "bias": False},
-        shapes=INTERNLM2_SHAPES, forward=internlm2,
-    ),
-}  # fmt: skip
+FORWARD: dict[str, Forward] = {
+    "Qwen": qwen,
+    "Baichuan-7B": baichuan,
+    "Baichuan2-7B": baichuan2,
+    "ChatGLM2": chatglm,
+    "ChatGLM2-32k": lambda w, tokens: chatglm(w, tokens, stretch=4.0),
+    "ChatGLM3": chatglm,
+    "ChatGLM3-32k": lambda w, tokens: chatglm(w, tokens, theta=500000.0),
+    "CodeGeeX2": chatglm,
+    "Aquila2": llama,
+    "InternLM": llama,
+    "InternLM2": internlm2,
+}
+"""Name of a tiny model -> the logits, shape (T, V), of its old weights and token ids, shape (T,)."""
 
 
-def tiny_weights(old: Old, vocabulary: int, seed: int = 0) -> Weights:
-    """Return random weights, large enough that a wrong layout shows in the logits."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for pattern, shape in old.shapes.items():
-        for i in range(LAYERS if "{}" in pattern else 1):
-            sizes = [size or vocabulary for size in shape]
-            value = torch.randn(sizes, generator=generator) * 0.3
-            weights[pattern.replace("{}", str(i))] = value + 1 if "norm" in pattern or "ln_" in pattern else value
-    return weights
+def save_old(name: str, folder: Path, *, kind: str = "safetensors", shards: int = 1) -> Weights:
+    """Write a tiny old model with a tokenizer of its family's kind and return its weights.
 
-
-def save_old(old: Old, folder: Path, *, kind: str = "safetensors", shards: int = 1) -> Weights:
-    """Write a tiny old model with its tokenizer and return its weights."""
+    They are so large that a wrong layout shows in the logits.
+    """
     folder.mkdir(parents=True)
-    size = {"sentencepiece": save_sentencepiece, "tiktoken": save_tiktoken, "pairs": save_pairs}[old.tokenizer](folder)
-    rows = size + 230  # room for special tokens, more than there are
-    key = "padded_vocab_size" if old.config["model_type"] == "chatglm" else "vocab_size"
-    (folder / "config.json").write_text(json.dumps({**old.config, key: rows, "auto_map": {"AutoModel": "x.y"}}))
-    for name, text in old.files:
-        (folder / name).write_text(text)
-    weights = tiny_weights(old, rows)
+    make = {"Qwen": save_tiktoken, "Aquila2": save_pairs}.get(name, save_sentencepiece)
+    rows = make(folder) + 230  # room for special tokens, more than there are
+    save_config(TINY_OLD[name], folder, rows)
+    weights = tiny_weights(TINY_OLD[name], rows, scale=0.3)
     save_weights(weights, folder, kind=kind, shards=shards)
     return weights
 

@@ -24,7 +24,7 @@ from engine.model.convert.convert import convert_model
 from engine.model.convert.old_families import OLD_FAMILIES
 from engine.model.families import family_of, save_tiny_model
 from studio.logic.model_choice import look_up
-from tests.engine.old_families import OLD_MODELS, save_old, save_sentencepiece, save_weights
+from tests.engine.old_families import FORWARD, save_old, save_sentencepiece, save_weights
 
 SAME = 1e-4
 TOKENS = torch.tensor([5, 17, 3, 250, 99, 1, 42, 7, 260, 12, 31, 8])
@@ -37,17 +37,17 @@ def logits_of(folder, tokens=TOKENS):
 
 
 def difference(name, folder, weights):
-    return float((logits_of(folder) - OLD_MODELS[name].forward(weights, TOKENS)).abs().max())
+    return float((logits_of(folder) - FORWARD[name](weights, TOKENS)).abs().max())
 
 
-@pytest.mark.parametrize("name", OLD_MODELS)
+@pytest.mark.parametrize("name", FORWARD)
 def test_a_converted_model_has_the_logits_of_the_old_one(name, tmp_path, record_property):
-    weights = save_old(OLD_MODELS[name], tmp_path / "old", shards=2)
+    weights = save_old(name, tmp_path / "old", shards=2)
     made = convert_model(tmp_path / "old", tmp_path / "new")
     found = difference(name, check_model_folder(made.folder), weights)
     record_property("max_logit_difference", found)
     assert found <= SAME
-    assert OLD_MODELS[name].forward(weights, TOKENS).std() > 0.1, "the logits say something"
+    assert FORWARD[name](weights, TOKENS).std() > 0.1, "the logits say something"
 
 
 MISTAKES = [
@@ -63,27 +63,26 @@ MISTAKES = [
 @pytest.mark.parametrize(("name", "one", "other"), MISTAKES)
 def test_two_matrices_that_are_swapped_would_be_seen(name, one, other, tmp_path):
     """Negative control: the comparison above fails for such a mistake by far."""
-    weights = save_old(OLD_MODELS[name], tmp_path / "old")
+    weights = save_old(name, tmp_path / "old")
     made = convert_model(tmp_path / "old", tmp_path / "new")
     swapped = {**weights, one: weights[other], other: weights[one]}
     assert difference(name, made.folder, swapped) > 100 * SAME
 
 
 def test_rows_in_another_order_and_a_head_left_as_it_is_would_be_seen(tmp_path):
-    weights = save_old(OLD_MODELS["InternLM2"], tmp_path / "old")
+    weights = save_old("InternLM2", tmp_path / "old")
     made = convert_model(tmp_path / "old", tmp_path / "new")
     key = "model.layers.0.attention.wqkv.weight"
-    assert difference("InternLM2", made.folder, {**weights, key: weights[key].roll(6, 0)}) > 100 * SAME
-    weights = save_old(OLD_MODELS["Baichuan2-7B"], tmp_path / "old2")
+    assert difference("InternLM2", made.folder, {**weights, key: weights[key].roll(8, 0)}) > 100 * SAME
+    weights = save_old("Baichuan2-7B", tmp_path / "old2")
     made = convert_model(tmp_path / "old2", tmp_path / "new2")
-    wrong = OLD_MODELS["Baichuan-7B"].forward(weights, TOKENS)
+    wrong = FORWARD["Baichuan-7B"](weights, TOKENS)
     assert (logits_of(made.folder) - wrong).abs().max() > 100 * SAME
     assert any("normalized" in note for note in made.notes)
 
 
 def test_the_conversion_keeps_the_dtype_and_says_what_it_checked(tmp_path):
-    old = OLD_MODELS["ChatGLM2"]
-    weights = save_old(old, tmp_path / "old")
+    weights = save_old("ChatGLM2", tmp_path / "old")
     save_weights({k: v.bfloat16() for k, v in weights.items()}, tmp_path / "old", kind="safetensors")
     made = convert_model(tmp_path / "old", tmp_path / "new")
     assert {value.dtype for value in load_file(made.folder / "model.safetensors").values()} == {torch.bfloat16}
@@ -97,7 +96,7 @@ def test_the_conversion_keeps_the_dtype_and_says_what_it_checked(tmp_path):
 
 
 def converted(tmp_path, name):
-    save_old(OLD_MODELS[name], tmp_path / "old")
+    save_old(name, tmp_path / "old")
     return AutoTokenizer.from_pretrained(convert_model(tmp_path / "old", tmp_path / "new").folder)
 
 
@@ -142,7 +141,7 @@ def test_a_base_tokenizer_begins_as_its_class_did(tmp_path):
 
 def test_internlm2s_special_tokens_take_the_place_of_reserved_pieces(tmp_path):
     old = tmp_path / "old"
-    save_old(OLD_MODELS["InternLM2"], old)
+    save_old("InternLM2", old)
     size = save_sentencepiece(old, user_defined_symbols=["[UNUSED_TOKEN_1]", "[UNUSED_TOKEN_2]"])
     place = sentencepiece.SentencePieceProcessor(model_file=str(old / "tokenizer.model")).piece_to_id(
         "[UNUSED_TOKEN_2]"
@@ -163,7 +162,7 @@ def test_aquilas_pairs_come_back_as_they_were(tmp_path):
 def test_a_tokenizer_that_would_give_other_ids_is_refused(tmp_path, monkeypatch):
     from engine.model.convert import spm
 
-    save_old(OLD_MODELS["InternLM"], tmp_path / "old")
+    save_old("InternLM", tmp_path / "old")
     real = spm.fast_tokenizer
 
     def broken(*arguments):
@@ -197,7 +196,7 @@ def test_pickled_weights_become_safetensors(model_type, shards, tmp_path):
 
 
 def test_an_old_family_may_be_pickled_too_also_in_the_oldest_format(tmp_path):
-    weights = save_old(OLD_MODELS["Qwen"], tmp_path / "old", kind="bin", shards=2)
+    weights = save_old("Qwen", tmp_path / "old", kind="bin", shards=2)
     first = tmp_path / "old" / "pytorch_model-00001-of-00002.bin"
     torch.save(torch.load(first, weights_only=True), first, _use_new_zipfile_serialization=False)
     convert_model(tmp_path / "old", tmp_path / "new")
@@ -235,7 +234,7 @@ REFUSED = [
     ("ChatGLM2", {"pre_seq_len": 128}, {}, "P-tuning"),
     ("Qwen", {"visual": {"layers": 1}}, {}, "sees or hears"),
     ("Qwen", {"no_bias": False}, {}, "biases"),
-    ("Qwen", {"intermediate_size": 2 * 21}, {}, "w1.*|mlp.*is .*is expected"),
+    ("Qwen", {"intermediate_size": 2 * 49}, {}, "w1.*|mlp.*is .*is expected"),
     ("Aquila2", {"num_hidden_layers": 3}, {}, "model.layers.2.* is missing; .* and 6 more"),
     ("Aquila2", {"num_hidden_layers": 1}, {}, "is left over"),
     ("InternLM2", {"num_key_value_heads": 1}, {}, "wqkv.weight in .* has another shape"),
@@ -248,7 +247,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "changes", "files", "words"), REFUSED, ids=lambda value: str(value)[:30])
 def test_what_has_no_exact_native_form_is_refused_before_anything_is_written(name, changes, files, words, tmp_path):
-    save_old(OLD_MODELS[name], tmp_path / "old")
+    save_old(name, tmp_path / "old")
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     (tmp_path / "old" / "config.json").write_text(json.dumps({**config, **changes}))
     for file, text in files.items():
@@ -260,11 +259,11 @@ def test_what_has_no_exact_native_form_is_refused_before_anything_is_written(nam
 
 
 def test_a_strange_tensor_a_missing_shard_and_a_taken_target_are_named(tmp_path, capsys):
-    weights = save_old(OLD_MODELS["Qwen"], tmp_path / "old")
+    weights = save_old("Qwen", tmp_path / "old")
     save_file({**weights, "visual.proj": torch.ones(2)}, tmp_path / "old" / "model.safetensors")
     assert main(["convert", str(tmp_path / "old"), str(tmp_path / "new")]) == 2
     assert "visual.proj in model.safetensors is no tensor of this family" in capsys.readouterr().err
-    save_old(OLD_MODELS["Qwen"], tmp_path / "two", shards=2)
+    save_old("Qwen", tmp_path / "two", shards=2)
     (tmp_path / "two" / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(UserError, match="lacks model-00002-of-00002.safetensors"):
         convert_model(tmp_path / "two", tmp_path / "new")
@@ -275,7 +274,7 @@ def test_a_strange_tensor_a_missing_shard_and_a_taken_target_are_named(tmp_path,
 
 
 def test_a_full_disk_and_a_missing_library_are_told_first(tmp_path, monkeypatch):
-    save_old(OLD_MODELS["Baichuan-7B"], tmp_path / "old")
+    save_old("Baichuan-7B", tmp_path / "old")
     monkeypatch.setitem(__import__("sys").modules, "sentencepiece", None)
     with pytest.raises(UserError, match="sentencepiece and protobuf, which is not installed") as caught:
         convert_model(tmp_path / "old", tmp_path / "new")
@@ -291,7 +290,7 @@ def test_a_full_disk_and_a_missing_library_are_told_first(tmp_path, monkeypatch)
 def test_the_refusal_of_an_old_family_names_the_command(tmp_path):
     assert set(CONVERTIBLE) == set(OLD_FAMILIES)
     folder = tmp_path / "my model"
-    save_old(OLD_MODELS["Qwen"], folder)
+    save_old("Qwen", folder)
     with pytest.raises(UserError, match="is a Qwen 1, which needs its own Python code") as caught:
         find_local(str(folder), DataRoot(tmp_path))
     assert caught.value.fix == f"convert it once: python -m engine convert '{folder}' NEW_FOLDER"
@@ -302,7 +301,7 @@ def test_a_model_of_the_hub_is_refused_before_its_download_and_found_under_its_n
 ):
     """The hub is played by a folder; the names asked of it are those a conversion reads."""
     original, asked = tmp_path / "hub", []
-    save_old(OLD_MODELS["CodeGeeX2"], original, kind="bin", shards=2)
+    save_old("CodeGeeX2", original, kind="bin", shards=2)
 
     class Info:
         sha, config = "abc", {"model_type": "chatglm"}
@@ -333,7 +332,7 @@ def test_a_model_of_the_hub_is_refused_before_its_download_and_found_under_its_n
 
 
 def test_new_run_names_the_command_for_a_folder_and_for_the_model_of_the_preset(tmp_path):
-    save_old(OLD_MODELS["InternLM2"], tmp_path / "old")
+    save_old("InternLM2", tmp_path / "old")
     for name, fix in ((str(tmp_path / "old"), f"{tmp_path / 'old'} NEW_FOLDER"), ("zai-org/codegeex2-6b",) * 2):
         (problem,) = look_up(name, None, DataRoot(tmp_path / "home")).problems
         assert "its own Python code" in problem.problem and problem.field == "model_name_or_path"

@@ -13,6 +13,7 @@ from engine.contract.model_facts import num_trainable
 from engine.contract.recipe import LoraSection, ModelSection, Recipe
 from engine.contract.recipe_io import override
 from engine.families_command import check_family
+from engine.model.convert.tiny_old import TINY_OLD
 from engine.model.experts import dequantize_experts, expert_parameters, expert_targets, quantize_experts
 from engine.model.families import FAMILIES, family_of, save_tiny_model, tiny_model
 from engine.model.load import add_adapter, load_model
@@ -33,6 +34,14 @@ def test_a_family_goes_the_whole_way(family, tmp_path):
     assert [f"{name}: {text}" for name, text in told.items() if text.startswith("failed")] == []
     assert (told["experts"] == "ok") == bool(family.experts)
     assert (told["QLoRA"] == "ok") == family.quantized
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY_OLD)
+def test_a_converted_family_goes_the_whole_way(name, tmp_path):
+    told = check_family(TINY_OLD[name].family, tmp_path, TINY_OLD[name])
+    assert told.pop("experts") == "none: a dense model"
+    assert set(told.values()) == {"ok"}
 
 
 @pytest.mark.parametrize("family", ROUTED, ids=name_of)
@@ -126,6 +135,6 @@ def test_names_that_peft_would_put_on_the_experts_are_refused():
 def test_the_command_lists_families_and_names_an_unknown_one(capsys):
     assert main(["families"]) == 0
     said = capsys.readouterr().out
-    assert "CodeLlama" in said and "qwen3_moe" in said
+    assert "CodeLlama" in said and "qwen3_moe" in said and "glm, after `engine convert`" in said
     assert main(["families", "--only", "gpt9"]) == 2
     assert "There is no family gpt9" in capsys.readouterr().err

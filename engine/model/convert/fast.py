@@ -62,6 +62,12 @@ def convert_tokenizer(source: Path, target: Path, model_type: str) -> tuple[Any,
     if special.chat_template is None and model_type == "baichuan":
         generation = read_json(source / "generation_config.json")
         special.chat_template = baichuan_template(generation if isinstance(generation, dict) else {}, made.text_of)
+    known = made.tokenizer.get_vocab()
+    special.roles = {role: text for role, text in special.roles.items() if text in known}
+    special.stops = tuple(text for text in special.stops if text in known)
+    if "eos_token" not in special.roles:
+        fix = "name the eos_token in its tokenizer_config.json; it must be in the vocabulary."
+        raise UserError(f"The tokenizer of {source} has no token that ends a text.", fix=fix)
     _put_prefix(made.tokenizer, special)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=made.tokenizer, clean_up_tokenization_spaces=False, padding_side="left", **special.roles
@@ -83,7 +89,7 @@ def _make(source: Path, special: Special) -> Made:
         return Made(
             tokenizer=found,
             reference=None,
-            decoded=found.decode,
+            decoded=lambda ids: found.decode(ids, skip_special_tokens=False),
             made_from="tokenizer.json",
             text_of=found.id_to_token,
         )

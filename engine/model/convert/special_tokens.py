@@ -77,22 +77,23 @@ def special_tokens(folder: Path, model_type: str) -> Special:
         int(key): text for key, item in _dict(config, "added_tokens_decoder").items() if (text := _text(item))
     }
     found.by_id |= {int(key): text for text, key in _object(folder / "added_tokens.json").items()}
-    template = config.get("chat_template")
+    template, file = config.get("chat_template"), folder / "chat_template.jinja"
     found.chat_template = template if isinstance(template, str) else None
+    if file.is_file():
+        found.chat_template = file.read_text(encoding="utf-8")
     if model_type in STARTS_WITH_BOS and config.get("add_bos_token", True) and "bos_token" in roles:
         found.prefix = (roles["bos_token"],)
     generation = _object(folder / "generation_config.json")
     if model_type == "qwen":
-        found.appended, found.roles = QWEN_TOKENS, DEFAULT_ROLES["qwen"]
+        found.appended = QWEN_TOKENS
         if generation.get("chat_format") == "chatml":
             found.chat_template, found.stops = found.chat_template or CHATML, ("<|im_end|>",)
     if model_type == "chatglm":
         text = "".join(path.read_text("utf-8", "replace") for path in sorted(folder.glob("tokenization_*.py")))
         found.appended, found.prefix, found.by_id = CHATGLM_TOKENS, ("[gMASK]", "<sop>"), {}
-        found.roles = DEFAULT_ROLES["chatglm"]
         if CHATGLM3_TOKENS[1] in text or CHATGLM3_TOKENS[1] in str(config):
             found.appended += CHATGLM3_TOKENS
-            found.stops, found.chat_template = ("<|user|>", "<|observation|>"), CHATGLM3
+            found.stops, found.chat_template = ("<|user|>", "<|observation|>"), found.chat_template or CHATGLM3
     return found
 
 
