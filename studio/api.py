@@ -20,7 +20,7 @@ from engine.contract.rundir import RunDir, open_run
 from studio.access.gate import USER_KEY
 from studio.context import StudioContext
 from studio.head import COLORS
-from studio.logic import datasets, home
+from studio.logic import datasets, evaluate, home
 from studio.logic.colors import known_colors, task_colors
 from studio.logic.run import RunWatcher
 from studio.logic.run_failure import report_text
@@ -32,6 +32,7 @@ DOWNLOAD_LINES = 100_000
 def add_routes(app: FastAPI, context: StudioContext) -> None:
     """Add `/studio/api/*` to the application."""
     watcher = RunWatcher(context.root)
+    _add_evaluation_routes(app, context)
 
     @app.get("/studio/api/header.json")
     def header(request: Request) -> Response:
@@ -87,6 +88,27 @@ def shown_colors(context: StudioContext) -> dict[str, int]:
     """Return the colour of every task known so far; those on the Datasets page have one from the start."""
     task_colors(context.root, (row.name for row in datasets.look(context.root, context.project).rows))
     return known_colors(context.root)
+
+
+def _add_evaluation_routes(app: FastAPI, context: StudioContext) -> None:
+    @app.get("/studio/api/samples.json")
+    def samples(id: str = "", dataset: str = "", kind: str = "", against: str = "") -> Response:
+        try:
+            return _json(evaluate.samples(context.root, id, dataset, kind, against))
+        except UserError as error:
+            return _json({"columns": [], "examples": [], "missing": error.problem})
+
+    @app.get("/studio/api/evaluation")
+    def evaluation(id: str = "", against: str = "", form: str = "json") -> Response:
+        suffix = {"json": "json", "csv": "csv", "markdown": "md", "card": "md"}.get(form)
+        try:
+            if suffix is None:
+                raise UserError("There is no such format.", fix="use json, csv, markdown or card.")
+            text = evaluate.table(context.root, id, form, against)  # type: ignore[arg-type]
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
+        name = f'attachment; filename="evaluation.{suffix}"'
+        return PlainTextResponse(text, headers={"content-disposition": name})
 
 
 def metrics_csv(run: RunDir) -> str:

@@ -22,6 +22,7 @@ STYLES = (
     "run.css",
     "runs.css",
     "chat.css",
+    "evaluate.css",
     "settings.css",
 )
 SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "header.js")

@@ -19,7 +19,7 @@ from studio.context import StudioContext
 from studio.guard import Guard
 from studio.head import STATIC, InjectPage, head_html
 from studio.language import add_catalogues
-from studio.pages import chat, compare, datasets, export, home, new_run, run, runs, settings
+from studio.pages import chat, compare, datasets, evaluate, export, home, new_run, run, runs, settings
 from studio.theme import studio_theme
 
 PAGES = (
@@ -29,6 +29,7 @@ PAGES = (
     ("Run", "/run", run.build),
     ("Compare", "/compare", compare.build),
     ("Chat", "/chat", chat.build),
+    ("Evaluate", "/evaluate", evaluate.build),
     ("Export", "/export", export.build),
     ("Settings", "/settings", settings.build),
 )
@@ -40,7 +41,7 @@ stroke-linecap="round" stroke-width="2.4" aria-hidden="true"><path d="M3 5c6 0 6
 <path d="M3 19c6 0 6-7 11-7" stroke="var(--st-t2)"/><path d="M3 12h18" stroke="var(--st-accent)"/></svg>
 <span>MFT Studio</span></a>
 <nav aria-label="Pages"><a href="/">Home</a><a href="/datasets">Datasets</a><a href="/new">New run</a>
-<a href="/runs">Runs</a><a href="/chat">Chat</a><a href="/export">Export</a>
+<a href="/runs">Runs</a><a href="/chat">Chat</a><a href="/evaluate">Evaluate</a><a href="/export">Export</a>
 <a href="/settings">Settings</a></nav>
 <div class="grow"></div><a id="studio-live" class="live-chip" hidden></a>
 <span id="studio-machine" class="machine"></span>

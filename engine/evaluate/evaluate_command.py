@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure what is missing and print the table."""
     run_dir = find_run(arguments.run)
     if not arguments.show:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # the page's Stop is Ctrl-C
         try:
             measure(run_dir, arguments)
+        except KeyboardInterrupt:
+            fix = "start it again: it goes on where it was."
+            write_job(arguments.status_file, state="failed", phase="stopped", problem="Stopped.", fix=fix)
+            raise
         except UserError as error:
             write_job(arguments.status_file, state="failed", phase="failed", problem=error.problem, fix=error.fix)
             raise

@@ -47,6 +47,7 @@ from studio.charts import eval_series, thin, train_series
 from studio.logic import run_checkpoints
 from studio.logic.balance import balance
 from studio.logic.colors import task_colors
+from studio.logic.evaluate import forgetting
 from studio.logic.run_failure import failure
 
 KEPT_RUNS = 16
@@ -222,7 +223,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "reset": reset,
         "train": train_series(thin(fresh, "train/loss"), names),
         "eval": eval_series(evaluations, names),
-        "balance": snapshot.balance(evaluations, names),
+        "balance": {**snapshot.balance(evaluations, names), "forgot": forgetting(run)},
         "events": [_event(event) for event in snapshot.events],
         "log": tail_text(run.log_file, max_lines=LOG_LINES) if state in ("failed", "lost") else "",
         **({"config": _config(run, recipe)} if reset else {}),

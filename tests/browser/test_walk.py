@@ -147,7 +147,9 @@ def test_a_failed_run_says_why_and_what_to_do(page: Page, studio: Studio, recipe
     assert effective_state(run) in TERMINAL
 
 
-@pytest.mark.parametrize("path", ["/", "/datasets", "/new", "/runs", "/run?id=nothing", "/run", "/chat", "/export"])
+@pytest.mark.parametrize(
+    "path", ["/", "/datasets", "/new", "/runs", "/run?id=nothing", "/run", "/chat", "/evaluate", "/export"]
+)
 @pytest.mark.parametrize("width", [390, 1440])
 def test_every_page_opens_without_errors_and_without_sideways_scrolling(
     page: Page, studio: Studio, path: str, width: int
