@@ -103,9 +103,10 @@ def _sheets(columns: Sequence[Column]) -> Iterator[list[EvalResult | None]]:
 def _rows(sheet: Sequence[EvalResult | None]) -> Iterator[Row]:
     known = next(filter(None, sheet))
     for name in {name: None for result in sheet if result for name in result.scores}:
-        yield _row(sheet, name, known.inputs.dataset, measure_of(name))
-        if name == "loss":
-            yield _row(sheet, name, known.inputs.dataset, measure_of("perplexity"))
+        for measure in (measure_of(name), *([measure_of("perplexity")] if name == "loss" else [])):
+            row = _row(sheet, name, known.inputs.dataset, measure)
+            if row.num_examples:  # it applies to some example
+                yield row
 
 
 def _row(sheet: Sequence[EvalResult | None], name: str, dataset: str, measure: Measure) -> Row:
