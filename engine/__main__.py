@@ -15,6 +15,7 @@ from engine.contract.errors import UserError
 COMMANDS = {
     "train": ("engine.train.train_command", "train a recipe: the same run that the studio starts"),
     "inspect": ("engine.contract.inspect_command", "check task files: every record used, or skipped with a reason"),
+    "import-mftcoder": ("engine.contract.import_mftcoder_command", "turn a configuration of MFTCoder into a recipe"),
     "insight": ("engine.data.insight_command", "duplicates, overlaps and benchmark problems in task files; clean them"),
     "show": ("engine.data.show_command", "the exact training text of a file, with what is learned marked"),
     "prepare": ("engine.data.prepare_command", "encode a recipe's tasks into the cache and say what a run will see"),
