@@ -17,7 +17,7 @@ class EvaluateSection(Section):
 
     scorers: tuple[str, ...] = ("exact_match", "edit_similarity", "chrf", "rouge_l", "python_syntax")
     """How answers are compared with the wanted ones: exact_match, edit_similarity, bleu, chrf, rouge_l, python_syntax,
-    judge. Empty = only the loss."""
+    unit_tests (Python, by the `tests` of a record, in a sandbox), judge. Empty = only the loss."""
     task_scorers: tuple[TaskScorers, ...] = ()
     """Other scorers for single tasks: `sql=exact_match+edit_similarity`."""
     max_new_tokens: Count = Field(256, ge=1, le=32_768)

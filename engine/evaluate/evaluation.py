@@ -33,6 +33,7 @@ from engine.evaluate.loss import example_losses
 from engine.evaluate.models import Models
 from engine.evaluate.results import EvalStore, open_results
 from engine.evaluate.scorers import SCORERS
+from engine.evaluate.unit_tests import pass_tests
 from engine.model.sources import resolve_model
 from engine.model.tokenizer import load_tokenizer
 
@@ -249,7 +250,9 @@ class _Evaluation:
         for name in dataset.scorers:
             if name in leave:
                 continue
-            if name == "judge":
+            if name == "unit_tests":
+                values = pass_tests([e.prediction for e in examples], [p.tests for p in dataset.prompts])
+            elif name == "judge":
                 assert self.judge is not None  # the schema asks for its address
                 values = [self.judge.grade(example) for example in examples]
             else:

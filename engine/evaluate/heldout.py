@@ -8,21 +8,23 @@ Prompts are cut out of the encoded examples, so that a model is asked exactly as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.eval_matrix import RETENTION
 from engine.contract.eval_results import EvalExample, Scores
 from engine.contract.recipe import Recipe, TaskSection
-from engine.contract.records import Example
-from engine.contract.taskfile import iter_examples
+from engine.contract.records import BadRecord, Example, parse_record
+from engine.contract.sources import find_source, read_source
 from engine.data.codec import Codec
 from engine.data.prepare import StoredRows, prepare
 from engine.data.tokenize import Encoded
 from engine.evaluate.generate import Decoding
 
+TEST_COLUMNS = ("tests", "test_list", "unit_tests", "test")
 Score = Callable[[Sequence[EvalExample]], dict[str, Scores]]
 """Answered examples to scores by name."""
 
@@ -38,6 +40,8 @@ class Prompt:
     text: str
     """The question as people read it."""
     reference: str
+    tests: str = ""
+    """Python that fails unless the answer is right, from the record; empty = none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,7 @@ def _dataset(section: TaskSection, heldout: StoredRows, recipe: Recipe) -> Datas
         f"{int(store.keys[example]):016x}" + (f"-{start}" if start else "")
         for example, start in zip(rows.example, rows.start, strict=True)
     )
-    texts = _texts(section, heldout)
+    texts, tests = _texts(section, heldout)
     prompts, done = [], set()
     for number, example in enumerate(map(int, rows.example)):
         spans = store.spans(example)
@@ -123,6 +127,7 @@ def _dataset(section: TaskSection, heldout: StoredRows, recipe: Recipe) -> Datas
                 ids=store.input_ids(example)[:start].tolist(),
                 text=_question(written),
                 reference=last.content,
+                tests=tests.get(store.source(example), ""),
             )
         )
     return Dataset(
@@ -134,16 +139,35 @@ def _dataset(section: TaskSection, heldout: StoredRows, recipe: Recipe) -> Datas
     )
 
 
-def _texts(section: TaskSection, heldout: StoredRows) -> dict[tuple[str, int], Example]:
-    """Read the examples of some rows again: the store holds tokens only."""
+Place = tuple[str, int]
+"""File within the task's folder, and line."""
+
+
+def _texts(section: TaskSection, heldout: StoredRows) -> tuple[dict[Place, Example], dict[Place, str]]:
+    """Read the examples of some rows again, for the store holds tokens only; return them and the tests beside them."""
     wanted = {heldout.store.source(int(example)) for example in heldout.rows.example}
-    found: dict[tuple[str, int], Example] = {}
-    for example in iter_examples(Path(section.eval_path or section.path), section.columns):
-        if (example.file, example.line) in wanted:
-            found[example.file, example.line] = example
-            if len(found) == len(wanted):
-                break
-    return found
+    found: dict[Place, Example] = {}
+    tests: dict[Place, str] = {}
+    for file, line, record in read_source(find_source(Path(section.eval_path or section.path)), [], lambda *_: None):
+        if (file, line) not in wanted or isinstance(record, BadRecord):
+            continue
+        found[file, line] = parse_record(record, line, section.columns, file=file)[0]
+        if text := record_tests(record):
+            tests[file, line] = text
+        if len(found) == len(wanted):
+            break
+    return found, tests
+
+
+def record_tests(record: Mapping[str, Any]) -> str:
+    """Return the Python tests of a record: a text, or a list of them, in one of `TEST_COLUMNS`."""
+    for name in TEST_COLUMNS:
+        value = record.get(name)
+        if isinstance(value, str) and value.strip():
+            return value
+        if isinstance(value, (list, tuple)) and value and all(isinstance(part, str) for part in value):
+            return "\n".join(value)
+    return ""
 
 
 def _question(example: Example) -> str:

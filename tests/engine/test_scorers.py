@@ -12,12 +12,14 @@ from engine.contract.errors import UserError
 from engine.contract.eval_metrics import SCORERS as NAMES
 from engine.contract.eval_results import EvalExample
 from engine.contract.recipe_evaluate import EvaluateSection
+from engine.evaluate.heldout import record_tests
 from engine.evaluate.judge import KEY, Judge, read_grade
 from engine.evaluate.scorers import SCORERS, code_of, parses
+from engine.evaluate.unit_tests import pass_tests
 
 
 def test_every_declared_scorer_is_there():
-    assert {*SCORERS, "judge"} == set(NAMES)
+    assert {*SCORERS, "judge", "unit_tests"} == set(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,27 @@ def test_hostile_texts_are_no_programs_and_hurt_nobody(text: str):
     assert parses(text) in (True, False)
     for scorer in SCORERS.values():
         scorer(text.encode("utf-8", "replace").decode()[:3000], "x = 1")
+
+
+def test_programs_pass_the_tests_of_their_records_and_cannot_leave_before():
+    tests = "assert double(3) == 6"
+    answers = {
+        "def double(x):\n    return 2 * x": 1.0,
+        "Here:\n```python\ndef double(x):\n    return x + x\n```\nDone.": 1.0,
+        "def double(x):\n    return x": 0.0,
+        "import sys; sys.exit(0)": 0.0,
+        "import os; os._exit(0)": 0.0,
+        "no program": 0.0,
+        "": 0.0,
+    }
+    assert pass_tests(list(answers), [tests] * len(answers)) == list(answers.values())
+    assert pass_tests(["x", "y"], ["", " "]) == [None, None]
+
+
+def test_tests_stand_in_the_record_as_a_text_or_a_list():
+    assert record_tests({"tests": ["assert 1", "assert 2"]}) == "assert 1\nassert 2"
+    assert record_tests({"prompt": "p", "test": "assert f()"}) == "assert f()"
+    assert record_tests({"tests": [1], "test": 3}) == ""
 
 
 def test_an_open_fence_holds_the_rest():
