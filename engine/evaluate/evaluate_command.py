@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="answers that are generated together")
     parser.add_argument("--retention", help="data that show what was forgotten: a file, a folder or a hub path")
     parser.add_argument("--retention-answers", choices=("given", "base"), help="what they are compared with")
+    parser.add_argument("--lm-eval", default="", metavar="TASKS", help="tasks of lm-evaluation-harness, with commas")
+    parser.add_argument("--lm-eval-path", type=Path, metavar="FOLDER", help="task files of your own for it")
+    parser.add_argument("--lm-eval-limit", type=int, metavar="N", help="documents per task of it")
     parser.add_argument("--set", action="append", default=[], metavar="evaluate.FIELD=VALUE", help="any other setting")
     parser.add_argument("--show", action="store_true", help="only print what was measured before")
     parser.add_argument("--against", default="", metavar="RUN", help="show the models of another run beside")
@@ -80,10 +83,13 @@ def measure(run_dir: RunDir, arguments: argparse.Namespace) -> None:
     with turn_on_device(run_dir, recipe, root, lambda text: progress(text, None)) as device:
         progress("loading the libraries", None)
         from engine.evaluate.evaluation import Wanted, evaluate_run
+        from engine.evaluate.harness import harness_of
         from engine.evaluate.models import choose_subjects
 
         wanted = Wanted(subjects=tuple(choose_subjects(run_dir, arguments.checkpoints)), tasks=tasks)
-        evaluate_run(run_dir, recipe, wanted, root=root, device=device, progress=progress)
+        limit, size = arguments.lm_eval_limit, recipe.evaluate.batch_size
+        harness = harness_of(arguments.lm_eval, arguments.lm_eval_path, limit, size)
+        evaluate_run(run_dir, recipe, wanted, root=root, device=device, progress=progress, harness=harness)
 
 
 def changed_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:

@@ -27,6 +27,7 @@ from engine.contract.taskfile import Message, write_messages
 from engine.data.codec import Codec
 from engine.data.hub import fetch_dataset, local_recipe
 from engine.evaluate.generate import Decoding, Generated, Generator
+from engine.evaluate.harness import Harness, measure_harness
 from engine.evaluate.heldout import Dataset, heldout_datasets, retention_task
 from engine.evaluate.judge import Judge
 from engine.evaluate.loss import example_losses
@@ -62,6 +63,7 @@ def evaluate_run(
     device: str,
     progress: Progress,
     benchmarks: Benchmarks = lambda _: (),
+    harness: Harness | None = None,
 ) -> None:
     """Measure what is wanted and not there yet.
 
@@ -73,12 +75,17 @@ def evaluate_run(
         device: cuda or cpu; it must be ours.
         progress: Told what is being done.
         benchmarks: Adds data sets that are no tasks.
+        harness: Tasks of lm-evaluation-harness, measured last.
 
     Raises:
         UserError: If something cannot be used, or another process evaluates this run.
     """
     with open_results(run) as store:
-        _Evaluation(run, recipe, wanted, store, root=root, device=device, progress=progress).go(benchmarks)
+        evaluation = _Evaluation(run, recipe, wanted, store, root=root, device=device, progress=progress)
+        evaluation.go(benchmarks)
+        if harness is not None:
+            models, tokenizer = evaluation.models, evaluation.tokenizer
+            measure_harness(harness, store, models, tokenizer, wanted.subjects, progress)
 
 
 class _Evaluation:
