@@ -40,6 +40,5 @@ def build(context: StudioContext) -> None:
             "run_notify",
             "run_view",
         )
-        scripts = (*scripts, "run_notify", "run_view")
         view = island(context.project, scripts, {}, elem_id="run")
     view.submit(act, view, notes, show_progress="hidden", api_name="run_act")
