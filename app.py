@@ -133,6 +133,7 @@ def serve(arguments: argparse.Namespace, root: DataRoot, access: Access) -> None
     port = choose_port(arguments.host, arguments.port)
     import uvicorn
 
+    from studio import janitor
     from studio.context import StudioContext
     from studio.shell import build_app
 
@@ -141,6 +142,7 @@ def serve(arguments: argparse.Namespace, root: DataRoot, access: Access) -> None
     address = arguments.allowed_host[0] if access.exposed else arguments.host
     url = f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
     replace_text(url_file(root), url)
+    janitor.start(root.temporary)
     app = build_app(StudioContext(root=root, project=PROJECT), replace(access, port=port, token=token))
     print(f"MFT Studio: {url}\n  data: {root.path}\n  Ctrl-C closes the studio; runs go on.", flush=True)
     if not arguments.no_browser and not access.exposed:

@@ -22,7 +22,7 @@ function notifyOf(before, run) {
   const words = { finished: "The run has finished.", failed: "The run has failed.", lost: "The run was lost." };
   const nan = (one) => one.events.filter((event) => event.text.startsWith("Not a number")).length;
   const ended = aliveStates.includes(before.state) && words[run.state];
-  const text = ended ? `${said(words[run.state])} ${said(run.problem || "")}`.trim() : nan(run) > nan(before) ? said(run.events.findLast((event) => event.text.startsWith("Not a number")).text) : "";
+  const text = ended ? `${said(words[run.state])} ${said(run.failure?.problem || "")}`.trim() : nan(run) > nan(before) ? said(run.events.findLast((event) => event.text.startsWith("Not a number")).text) : "";
   if (!text) return;
   const notice = new Notification(run.name, { body: text, tag: run.id });
   notice.onclick = () => { window.focus(); notice.close(); };

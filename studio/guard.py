@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from engine.contract.loopback import LOOPBACK_HOSTS, refusal
+from engine.contract.places import MIN_FREE_BYTES
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -54,11 +55,14 @@ class Guard:
 
     Args:
         app: The application behind.
+        free: Bytes that are free where uploads go.
         hosts: Names under which the studio may be addressed, without port, IPv6 in brackets, lower case.
     """
 
-    def __init__(self, app: App, *, hosts: frozenset[str] = LOOPBACK_HOSTS) -> None:
-        self.app, self.hosts = app, hosts
+    def __init__(
+        self, app: App, *, hosts: frozenset[str] = LOOPBACK_HOSTS, free: Callable[[], int] = lambda: MIN_FREE_BYTES
+    ) -> None:
+        self.app, self.hosts, self.free = app, hosts, free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -94,6 +98,8 @@ class Guard:
             return "The request is too large."
         if scope.get("path", "").lower().startswith(DENIED_PREFIXES):
             return "This route is closed."
+        if scope.get("path", "").endswith("/upload") and self.free() < MIN_FREE_BYTES:
+            return "The disk is nearly full. Free some space, then upload again."
         return ""
 
 

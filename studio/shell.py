@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
+from engine.contract.places import free_bytes
 from studio.access.gate import Gate
 from studio.access.opening import Access
 from studio.api import add_routes
@@ -100,5 +101,5 @@ def build_app(context: StudioContext, access: Access) -> FastAPI:
     app.add_middleware(InjectPage, head=head_html(context.project / "assets"), body=HEADER)
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.add_middleware(Gate, access=access, assets=context.project / "assets")
-    app.add_middleware(Guard, hosts=access.hosts)
+    app.add_middleware(Guard, hosts=access.hosts, free=lambda: free_bytes(context.root.temporary))
     return app

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.contract.redact import redact
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
@@ -151,5 +152,5 @@ def child(root: Path, name: str) -> Path:
 
 
 def visible(line: str) -> str:
-    """Replace terminal control characters by their escapes, so that a log cannot repaint a screen."""
-    return "".join(c if c == "\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in line)
+    """Return a line of a log as people may see it: without secrets, terminal control characters as escapes."""
+    return redact("".join(c if c == "\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in line))

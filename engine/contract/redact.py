@@ -1,6 +1,6 @@
 """Secrets out of text that people will see or pass on: tokens, keys, passwords in addresses.
 
-    "401 for https://ada:pw@host with Bearer hf_abc..."  ->  "401 for https://[hidden]@host with Bearer [hidden]"
+    "401 for https://ada:pw@host with Bearer hf_abc..."  ->  "401 for https://[removed]@host with Bearer [removed]"
 
 It looks for the usual forms, and for the very values of this process's secret variables.
 """
@@ -11,24 +11,22 @@ import os
 import re
 from functools import cache
 
-HIDDEN = "[hidden]"
-FORMS = re.compile(
-    r"""
-      \b(?:hf|api_org)_[A-Za-z0-9]{16,}                         # Hugging Face
-    | \b(?:sk|rk|pk)-[A-Za-z0-9_-]{16,}                         # OpenAI, Anthropic and those like them
-    | \b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,})       # GitHub
-    | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b                             # AWS
-    | \bglpat-[\w-]{16,} | \bxox[abprs]-[\w-]{10,}              # GitLab, Slack
-    | (?<=hooks\.slack\.com/services/)[\w/]+                    # addresses that are a password
-    | (?<=discord\.com/api/webhooks/)[\w/-]+ | (?<=discordapp\.com/api/webhooks/)[\w/-]+
-    | (?<=open-apis/bot/v2/hook/)[\w-]+ | (?<=access_token=)[\w-]+
-    | (?<=://)[^\s/@:]+:[^\s/@]+(?=@)                           # user:password@host
-    | (?<=[Bb]earer\ )[\w.~+/-]{8,}=*
-    | (?<=[Pp]assword[=:])\s?\S{4,} | (?<=\b[Tt]oken[=:])\s?[\w.~+/-]{8,}
-    | \b[0-9a-f]{40}\b(?=.{0,20}wandb) | (?<=WANDB_API_KEY=)\S+
-    """,
-    re.X,
+HIDDEN = "[removed]"
+FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), instead)
+    for pattern, instead in (
+        # keys that are told by how they begin: Hugging Face, OpenAI and alike, GitHub, GitLab, Slack
+        (r"\b(hf_|api_org_|sk-|rk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-)[\w-]{8,}", rf"\1{HIDDEN}"),
+        (r"\b(AKIA|ASIA)[A-Z0-9]{16}\b", rf"\1{HIDDEN}"),
+        (r"(?i)\b((?:authorization|x-api-key|cookie)\s*[:=]\s*)\S.*", rf"\1{HIDDEN}"),
+        (r"(?i)(\bbearer\s+)[\w.~+/-]{8,}=*", rf"\1{HIDDEN}"),
+        (r"(?i)(\b\w*(?:token|secret|password|api_?key)\w*[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]{6,}", rf"\1{HIDDEN}"),
+        (r"(?i)(\w+://)[^\s/@:]+:[^\s/@]+@", rf"\1{HIDDEN}@"),
+        # addresses that are a password: Slack, Discord, Feishu
+        (r"(hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/|/bot/v2/hook/)[\w/-]+", rf"\1{HIDDEN}"),
+    )
 )
+"""What looks like a secret, and what stands in its place."""
 SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?|PRIVATE_KEY)", re.I)
 MIN_VALUE = 8
 """Shorter values of variables are words that stand in any text."""
@@ -38,7 +36,9 @@ def redact(text: str) -> str:
     """Return the text with every secret in it replaced."""
     for value in _own_secrets():
         text = text.replace(value, HIDDEN)
-    return FORMS.sub(HIDDEN, text)
+    for pattern, instead in FORMS:
+        text = pattern.sub(instead, text)
+    return text
 
 
 def is_secret_name(name: str) -> bool:

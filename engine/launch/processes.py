@@ -16,10 +16,21 @@ from pathlib import Path
 
 import psutil
 
+from engine.contract.redact import is_secret_name
 from engine.contract.rundir import ProcessId
 
 PROJECT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
+NEEDED_SECRETS = frozenset(
+    {
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_TOKEN_PATH",
+        "MODELSCOPE_API_TOKEN",
+        "WANDB_API_KEY",
+        "TOKENIZERS_PARALLELISM",
+    }
+)
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -50,8 +61,15 @@ def start_detached(
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment for engine processes: ours without the web framework's switches, telemetry off."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GRADIO_")}
+    """Return the environment for engine processes: without the web framework's switches, telemetry off.
+
+    Secrets stay behind, but for those of the services a run may talk to.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GRADIO_") and (name in NEEDED_SECRETS or not is_secret_name(name))
+    }
     inherited = environment.get("PYTHONPATH")
     environment.update(
         PYTHONPATH=os.pathsep.join([str(PROJECT), inherited] if inherited else [str(PROJECT)]),

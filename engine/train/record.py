@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.contract.errors import Problem
 from engine.contract.files import append_json, finite, replace_json, truncate_torn_tail
+from engine.contract.redact import redact
 from engine.contract.rundir import ProcessId, RunDir, Status
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class RunRecord:
         """Append one event: a decision, a milestone or a warning, with its reason in words."""
         if self.rank == 0:
             at = self.status.step if step is None else step
-            value = {"time": time.time(), "step": at, "kind": kind, "text": text, "data": data}
+            value = {"time": time.time(), "step": at, "kind": kind, "text": redact(text), "data": data}
             self._append(self.run.events_file, value)
 
     def _append(self, stream: Path, value: dict[str, Any]) -> None:
@@ -101,7 +102,8 @@ class RunRecord:
 
     def error(self, problem: Problem, exception: BaseException) -> None:
         """Write this rank's last words; every rank has a file of its own."""
-        told = "".join(traceback.format_exception(exception))
+        told = redact("".join(traceback.format_exception(exception)))
+        problem = replace(problem, problem=redact(problem.problem), fix=redact(problem.fix))
         value = {"type": type(exception).__name__, **problem.as_json(), "traceback": told, "time": time.time()}
         replace_json(self.run.errors / f"rank-{self.rank}.json", value)
         self.event("problem", problem.problem)

@@ -22,6 +22,7 @@ from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
+from engine.contract.redact import redact
 from engine.contract.rundir import (
     STAGES,
     TERMINAL,
@@ -358,7 +359,7 @@ def _stalled(status: Status, rows: list[dict[str, Any]]) -> str:
 
 def _event(event: dict[str, Any]) -> dict[str, Any]:
     when = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
-    told = {"kind": str(event.get("kind", "")), "text": str(event.get("text", ""))}
+    told = {"kind": str(event.get("kind", "")), "text": redact(str(event.get("text", "")))}
     return {"time": when, "step": event.get("step"), **told}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,12 @@ from engine.contract.errors import FailureKind, UserError
 from engine.contract.files import tail_text
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
+from engine.contract.redact import redact
 from engine.contract.remedies import MEANINGS, Remedy, changed, remedies
 from engine.contract.rundir import Attempt, RunDir, State, effective_state
 
 REPORT_LINES = 40
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "bitsandbytes", "gradio")
-SECRETS = (
-    (re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|xox[abp]-)[\w-]{8,}"), r"\1[removed]"),
-    (re.compile(r"(?i)\b((?:authorization|x-api-key|cookie)\s*[:=]\s*)\S.*"), r"\1[removed]"),
-    (
-        re.compile(r"(?i)(\b\w*(?:token|secret|password|api_?key)\w*[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]{6,}"),
-        r"\1[removed]",
-    ),
-    (re.compile(r"(?i)(\w+://)[^\s/@:]+:[^\s/@]+@"), r"\1[removed]@"),
-)
-"""What looks like a secret, and what stands in its place."""
 
 
 def failure(run: RunDir, recipe: Recipe, attempt: Attempt | None, state: State) -> dict[str, Any] | None:
@@ -77,8 +67,7 @@ def report_text(run: RunDir) -> str:
 
 def without_secrets(text: str) -> str:
     """Return text without what looks like a token, a password or a name of this user's home directory."""
-    for pattern, instead in SECRETS:
-        text = pattern.sub(instead, text)
+    text = redact(text)
     return text.replace(str(Path.home()), "~") if len(str(Path.home())) > 1 else text
 
 

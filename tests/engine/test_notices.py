@@ -65,8 +65,8 @@ def test_only_https_or_this_machine(url):
 
 
 def test_what_each_service_wants_and_nothing_that_calls_people():
-    text = "Fake has <failed> & [hidden]"
-    assert payload("hooks.slack.com", MESSAGE) == {"text": "Fake has &lt;failed&gt; &amp; [hidden]"}
+    text = "Fake has <failed> & hf_[removed]"
+    assert payload("hooks.slack.com", MESSAGE) == {"text": "Fake has &lt;failed&gt; &amp; hf_[removed]"}
     assert payload("discord.com", MESSAGE) == {"content": text, "allowed_mentions": {"parse": []}}
     assert payload("open.feishu.cn", MESSAGE) == {"msg_type": "text", "content": {"text": text}}
     assert payload("qyapi.weixin.qq.com", MESSAGE) == {"msgtype": "text", "text": {"content": text}}
