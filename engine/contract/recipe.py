@@ -278,6 +278,9 @@ class RecordSection(Section):
     """An evaluation improves if it is better by more than this many nats per token."""
     stop_on_nan: bool = True
     """End the run when a loss or gradient is not a number any more. Such a state is never saved as a checkpoint."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)
+    """Where the metrics go besides: `tensorboard` event files in the run's folder, `trackio`, `wandb`. They are always
+    in `metrics.jsonl`."""
     per_device_eval_batch_size: Count = Field(8, ge=1, le=4096)
     """Examples per device in one forward pass of the evaluation."""
 

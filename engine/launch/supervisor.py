@@ -24,6 +24,7 @@ from engine.contract.errors import Problem, UserError
 from engine.contract.files import read_json, replace_json
 from engine.contract.places import DataRoot, data_root
 from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt, effective_state, is_waiting
+from engine.contract.trackers import check_trackers
 from engine.launch import slurm
 from engine.launch.aftermath import classify, may_try_again, memory_back, was_cancelled
 from engine.launch.command import (
@@ -67,6 +68,7 @@ def start_run(run: RunDir, *, resume_from: str = "", order: float | None = None)
         slurm.submit(run, number=number, resume_from=resume_from)
         return
     resolve_device(recipe)  # say what is missing before anything starts
+    check_trackers(recipe.record.report_to)
     argv = [sys.executable, "-m", "engine.launch.supervisor", str(run.path), "--number", str(number)]
     argv += ["--order", repr(time.time() if order is None else order)]
     process = start_detached([*argv, "--resume-from", resume_from] if resume_from else argv, run.log_file)

@@ -30,6 +30,7 @@ from engine.launch.command import resolve_device
 from engine.launch.devices import inventory
 from engine.launch.processes import be_killed_first, die_with_parent
 from engine.train.record import RunRecord, own_process
+from engine.train.sinks import open_sinks
 
 logger = logging.getLogger("engine.train")
 LOST_EACH_OTHER = ("DistBackendError", "DistNetworkError", "DistStoreError")
@@ -99,6 +100,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     resumed = checkpoint.choose_checkpoint(run, resume_from, tell) if resume_from else None
     if record.rank == 0:
         checkpoint.sweep(run)
+        record.sinks = open_sinks(run, recipe, tell)
     trainer, callback = build_trainer(run, recipe, record, resumed=resumed is not None)
     signal.signal(signal.SIGTERM, lambda *_: setattr(callback, "signalled", True))
     if resumed:
@@ -116,6 +118,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     if (cost := callback.cost) is not None and cost.cost.peak_bytes:
         expected = range_text(cost.cost.shown_low_bytes, cost.cost.shown_high_bytes)
         record.event("estimate", f"Memory: {expected} expected, {gigabytes(cost.cost.peak_bytes)} measured.")
+    record.sinks.close()
     record.update(state=end, phase=end, step=trainer.state.global_step)
 
 

@@ -19,6 +19,7 @@ from engine.contract.errors import Problem
 from engine.contract.files import append_json, finite, replace_json, truncate_torn_tail
 from engine.contract.redact import redact
 from engine.contract.rundir import ProcessId, RunDir, Status
+from engine.train.sinks import Sinks
 
 logger = logging.getLogger(__name__)
 MAX_UNWRITTEN = 100_000
@@ -39,6 +40,8 @@ class RunRecord:
     def __init__(self, run: RunDir, *, attempt: int, rank: int) -> None:
         self.run, self.rank = run, rank
         self.status = Status(attempt=attempt, state="preparing", phase="starting")
+        self.sinks = Sinks()
+        """Where rows go besides; set once the recipe is known."""
         self._written_at = 0.0
         self._unwritten: deque[tuple[Path, dict[str, Any]]] = deque(maxlen=MAX_UNWRITTEN)
         if rank == 0:
@@ -78,6 +81,7 @@ class RunRecord:
             return
         lost = [key for key, value in row.items() if isinstance(value, float) and finite(value) is None]
         self._append(self.run.metrics_file, {"step": row["step"], "time": time.time(), **row})
+        self.sinks.row(row)
         if lost:
             self.event("problem", f"Not a number at step {row['step']}: {', '.join(lost)}.", step=row["step"])
 
