@@ -11,7 +11,8 @@ from engine.contract.rundir import effective_state, list_runs
 from engine.launch.devices import Gpu, inventory
 from engine.launch.queue import waiting
 from studio.logic import runs
-from studio.logic.presets import STARTER, groups, preset_cards
+from studio.logic.model_choice import why_unreachable
+from studio.logic.presets import STARTER, PresetCard, groups, preset_cards
 
 GIB = 2**30
 LIVE = ("preparing", "running", "stopping")
@@ -34,10 +35,22 @@ def look(root: DataRoot, project: Path) -> dict[str, Any]:
     cards = preset_cards(root, project)
     return {
         "starter": next((asdict(card) for card in cards if card.preset == STARTER), None),
+        "notes": _notes(cards),
         "groups": groups([card for card in cards if card.preset != STARTER]),
         "runs": [asdict(line) for line in runs.look(root, limit=6)],
         "disk": f"{free_bytes(root.path) / GIB:.0f} GiB free at {root.path}",
     }
+
+
+def _notes(cards: list[PresetCard]) -> list[str]:
+    """Return what holds for many presets, said once."""
+    machine, notes = inventory(), []
+    if not machine.gpus:
+        notes.append(f"{machine.gpu_note} Models above 1.5 billion parameters need a GPU.".strip())
+    if any(card.is_missing for card in cards):
+        reason = why_unreachable()
+        notes.append(f"Models that are not on this machine cannot be fetched: {reason or 'the hub is out of reach.'}")
+    return notes
 
 
 def header(root: DataRoot) -> Header:

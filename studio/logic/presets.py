@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from engine.contract.cost import past_costs
 from engine.contract.errors import Problem, UserError
 from engine.contract.files import child, replace_text, slug
-from engine.contract.fit import fit
+from engine.contract.fit import Fit, fit
 from engine.contract.model_facts import num_parameters
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe, load_recipe
+from engine.contract.strategy import gpus_of
 from engine.launch.devices import Machine, inventory
 from studio.logic.model_choice import look_up
 
@@ -51,6 +53,16 @@ class PresetCard:
     parameters: int = 0
     """Of the model; 0 if not known."""
     own: bool = False
+    memory: str = ""
+    """What it needs of a GPU or of the machine, `13-16 GB`."""
+    verdict: str = ""
+    """Whether it can run here, in a few words: `fits on GPU 0`, `needs a GPU`."""
+    tone: str = ""
+    """ok, warn or empty, for the colour of the verdict."""
+    why_not: str = ""
+    """Why it does not fit, where the verdict does not say it all."""
+    is_missing: bool = False
+    """Whether its model is not on this machine and cannot be fetched."""
 
 
 def preset_cards(root: DataRoot, project: Path) -> list[PresetCard]:
@@ -133,18 +145,32 @@ def _own(card: PresetCard) -> PresetCard:
     return replace(card, preset=OWN + card.preset, variant=card.name, own=True)
 
 
+def _verdict(recipe: Recipe, machine: Machine, fits: Fit, *, is_missing: bool) -> tuple[str, str, str]:
+    """Return words, tone and, where the words do not say it all, the reason."""
+    gpus = gpus_of(recipe, machine)
+    where = f"GPU {gpus[0].index}" if len(gpus) == 1 else f"{len(gpus)} GPUs" if gpus else "this machine"
+    if fits.ok and is_missing:
+        return "its model is not here", "", ""
+    if fits.ok:
+        return ("may just fit", "warn", "") if fits.tight else (f"fits on {where}", "ok", "")
+    if recipe.launch.num_processes > 1 and len(gpus) < recipe.launch.processes_here and fits.memory:
+        return f"needs {recipe.launch.processes_here} GPUs", "", ""
+    if not machine.gpus and fits.memory and fits.memory.low_bytes <= machine.ram_total:
+        return "needs a GPU", "", ""
+    return "does not fit" if machine.gpus else "needs a GPU", "", fits.sentence if machine.gpus else ""
+
+
 def _card(path: Path, root: DataRoot, machine: Machine) -> PresetCard:
     try:
         recipe = load_recipe(path)
     except UserError as error:
         return PresetCard(path.stem, path.stem, path.stem, error.problem, "", "", (), error.fix, False)
     known = look_up(recipe.model_name_or_path, recipe.model.revision, root)
-    verdict = fit(recipe, machine, known.config)
-    # the New run page tells a model's problems in full; a card has one line for them
-    missing = ["the model is not on this machine and the hub is out of reach"] if known.problems else []
-    reasons = [verdict.sentence, *known.notes, *missing]
+    verdict = fit(recipe, machine, known.config, past=past_costs(root.runs))
+    reasons = [verdict.sentence, *known.notes]  # a model's problems: said once on Home, in full on New run
     need = ". ".join(reason[:1].upper() + reason[1:].rstrip(".") for reason in reasons) + "."
     sized = SIZED.fullmatch(recipe.display_name)
+    words, tone, why_not = _verdict(recipe, machine, verdict, is_missing=bool(known.problems))
     return PresetCard(
         preset=path.stem,
         name=recipe.display_name,
@@ -156,4 +182,9 @@ def _card(path: Path, root: DataRoot, machine: Machine) -> PresetCard:
         need=need,
         fits=verdict.ok and not known.problems,
         parameters=num_parameters(known.config) if known.config else 0,
+        memory=verdict.memory.text if verdict.memory else "",
+        verdict=words,
+        tone=tone,
+        why_not=why_not,
+        is_missing=bool(known.problems),
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.contract.errors import UserError
+from engine.contract.model_facts import known_config
 from engine.contract.places import DataRoot
-from engine.launch.devices import Machine
+from engine.launch.devices import Gpu, Machine
 from studio.logic import home, presets
+from studio.logic.model_choice import ModelInfo
 from tests.fake_runs import fake_run
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -87,3 +90,25 @@ def test_the_page_is_json_and_the_header_names_the_living_run(root):
     header = home.header(root)
     assert header.live == {"id": run.id, "name": "Fake", "percent": 0.5, "state": "running"}
     assert header.machine.startswith("CPU")
+
+
+def test_what_holds_for_many_presets_is_said_once(root):
+    view = home.look(root, PROJECT)
+    told = json.dumps(view["groups"])
+    assert len(view["notes"]) == 2 and "HF_HUB_OFFLINE" in view["notes"][1] and "hub" not in told.lower()
+    cards = {card["preset"]: card for group in view["groups"] for card in group["presets"]}
+    assert cards["codellama-7b-qlora"]["verdict"] == "needs a GPU" and "GB" in cards["codellama-7b-qlora"]["memory"]
+    assert view["starter"]["verdict"] == "fits on this machine" and view["starter"]["tone"] == "ok"
+
+
+def test_a_preset_says_on_which_gpu_it_fits_or_why_it_does_not(root, monkeypatch):
+    gpu = Gpu(
+        index=0, uuid="u", name="RTX 4090", total_bytes=24 * 2**30, used_bytes=0, utilization=0, temperature_c=40,
+        power_w=50, bf16=True,
+    )  # fmt: skip
+    monkeypatch.setattr(presets, "inventory", lambda: replace(LAPTOP, gpus=(gpu,), ram_total=256 * 2**30))
+    monkeypatch.setattr(presets, "look_up", lambda name, *_: ModelInfo(config=known_config(name)))
+    cards = {card.preset: card for card in presets.preset_cards(root, PROJECT)}
+    small, large = cards["codellama-7b-qlora"], cards["mixtral-8x7b-qlora"]
+    assert (small.verdict, small.tone, small.why_not) == ("fits on GPU 0", "ok", "")
+    assert large.verdict == "does not fit" and "GPU 0 has 24 GB" in large.why_not
