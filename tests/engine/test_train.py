@@ -10,6 +10,7 @@ from engine.contract.errors import UserError
 from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run_at, request
 from engine.train.main import main, train
+from tests.engine.test_sinks import scalars
 from tests.tiny_run import new_attempt, train_losses
 
 
@@ -35,6 +36,18 @@ def test_a_run_leaves_the_directory_of_the_contract(finished):
     ]
     kinds = [event["kind"] for event in finished.events()[0]]
     assert {"model", "data", "start", "eval", "save", "end"} <= set(kinds)
+
+
+def test_tensorboard_holds_what_the_record_holds(finished):
+    found = scalars(finished.path / "tensorboard")
+    rows = finished.metrics()[0]
+    for tag, key in (
+        ("Loss/train", "train/loss"),
+        ("Loss/valid", "eval/loss"),
+        ("short_loss/valid", "task/short/eval_loss"),
+    ):
+        wanted = {row["step"]: row[key] for row in rows if key in row}
+        assert {step: value for (name, step), value in found.items() if name == tag} == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_weights_of_the_record_are_the_recipes(finished):
