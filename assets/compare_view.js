@@ -7,7 +7,7 @@ function draw(value) {
   if (!value.runs) { root().replaceChildren(h("section.card.empty.loading", { "aria-busy": "true" }, "Reading the runs …")); return; }
   const notes = value.notes.map((text) => h("p.card.warning", { role: "status" }, text));
   if (!value.runs.length) { root().replaceChildren(...notes, h("section.card.empty", {}, h("p", {}, "Choose two runs or more in the list of runs."), h("a.button.primary", { href: "/runs" }, "All runs"))); return; }
-  plot = h("div.st-plot", { role: "img" });
+  plot = h("div.st-plot", { role: "img", "aria-label": "Loss of each run" });
   const task = h("select", { "aria-label": "Task", onchange: () => { state.task = task.value; rebuild(value); } }, h("option", { value: "" }, "All tasks together"), value.tasks.map((name) => h("option", { value: name, translate: "no" }, name)));
   root().replaceChildren(...notes, runList(value),
     h("section.card.chart", {}, h("div.card-h", {}, h("h2", {}, "Loss"), task, h("div.grow"), choice("Loss", "kind", [["eval", "Eval"], ["train", "Train"]], value), choice("Horizontal axis", "x", [["step", "Steps"], ["tokens", "Tokens"], ["time", "Time"]], value)), plot),
@@ -26,7 +26,7 @@ const mark = (i) => { const svg = document.createElementNS("http://www.w3.org/20
 function runList(value) {
   const without = (i) => `/compare?runs=${value.runs.filter((_, at) => at !== i).map((run) => encodeURIComponent(run.id)).join(",")}`;
   return h("section.card", {}, h("ul.compared", {}, value.runs.map((run, i) => h("li", {}, mark(i), h("a", { href: `/run?id=${encodeURIComponent(run.id)}`, translate: "no" }, run.name), h(run.tone ? `span.pill.${run.tone}` : "span.pill", {}, h("i"), run.word),
-    h("span.sub.grow", { translate: "no" }, run.id), h("a.ibtn", { href: without(i), "aria-label": `Take ${run.name} out` }, "Take out")))));
+    h("span.sub.grow", { translate: "no" }, run.id), h("a.ibtn", { href: without(i), "aria-label": `Take out: ${run.name}` }, "Take out")))));
 }
 
 function choice(label, key, choices, value) {

@@ -20,7 +20,7 @@ function smooth(values, weight) {
 class LossChart {
   constructor(csv) {
     this.options = { weight: 0.6, log: false, relative: false, x: "step", hidden: new Set(), lit: -1 };
-    this.plot = h("div.st-plot", { role: "img", tabindex: "0" });
+    this.plot = h("div.st-plot", { role: "img", tabindex: "0", "aria-label": "Training and evaluation loss per task" });
     this.legend = h("div.st-legend", { role: "group", "aria-label": "Show or hide tasks" });
     this.tip = h("div.st-tip", { hidden: true });
     this.reset = h("button.ibtn", { type: "button", hidden: true, onclick: () => this.unzoom() }, "Reset zoom");

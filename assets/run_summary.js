@@ -2,6 +2,9 @@
 const FITS = { fits: ["ok", "fits"], tight: ["warn", "may just fit"], no: ["bad", "does not fit"], unknown: ["", "not known yet"] };
 const TODO = new Set(["tasks", "model_name_or_path"]); // not chosen yet is no mistake
 
+// The keyboard must be able to scroll the recipe; Gradio builds its editor late and anew.
+new MutationObserver(() => document.querySelectorAll(".cm-scroller:not([tabindex='0'])").forEach((node) => { node.tabIndex = 0; })).observe(document.body, { childList: true, subtree: true });
+
 function draw(value) {
   const [kind, words] = FITS[value.fit_state] || FITS.unknown;
   const parts = value.fit_parts || [];
@@ -16,5 +19,5 @@ function draw(value) {
     h("span", {}, rich(problem.problem), problem.fix ? h("span.fix", {}, " ", rich(problem.fix)) : null)));
   const notes = (value.notes || []).map((text) => h("li", {}, h("span.mark", { "aria-hidden": "true" }, "i"), h("span", {}, text)));
   root().replaceChildren(fit, ...[ways, breakdown, facts].filter(Boolean),
-    problems.length || notes.length ? h("ul.notes", { role: "status", "aria-label": "Before the start" }, ...problems, ...notes) : "");
+    problems.length || notes.length ? h("div", { role: "status" }, h("ul.notes", { "aria-label": "Before the start" }, ...problems, ...notes)) : "");
 }
