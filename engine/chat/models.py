@@ -23,7 +23,7 @@ from engine.contract.places import data_root
 from engine.contract.recipe import ModelSection
 from engine.contract.speakers import BaseModel, Speaker
 from engine.data.codec import Codec
-from engine.model.load import comparison_dtype, load_model
+from engine.model.load import comparison_dtype, four_bit_layers, load_model
 from engine.model.sources import resolve_model
 from engine.model.tokenizer import load_tokenizer
 
@@ -153,7 +153,9 @@ class ChatModels:
             problem = f"{folder.name} is quantized in a way that cannot be loaded here: {error}"
             raise UserError(problem, fix="choose another one, or the program it was exported for.") from None
         quantized = getattr(model, "is_quantized", False)
-        if not quantized:
+        if quantized:
+            four_bit_layers(model)
+        else:
             # on a CPU float32 is as fast for one token at a time, and keeps base and tuned comparable to the last digit
             dtype = comparison_dtype(model, self.device) if self.device == "cpu" else model.dtype
             model = model.to(device=self.device, dtype=dtype)

@@ -1,6 +1,7 @@
-"""Who can answer in a chat: a base model, the checkpoints of every run on it, whole models made of them.
+"""Who can answer in a chat: a base model, the checkpoints of every run on it, what was made of them.
 
-    run -> BaseModel + speakers     base | step-000060 | adapters/NAME | merged/NAME | RUN:any of these
+    run -> BaseModel + speakers     base | step-000060 | adapters/NAME | merged/NAME | exports/NAME
+                                    RUN:any of these
 
 Adapters of one base share its weights, so that two of them cost little more than one.  A speaker brings the chat
 template of its own run; the base model speaks in that of the run it is compared with.
@@ -88,15 +89,20 @@ def base_of(run: RunDir, precision: Precision = "as trained") -> BaseModel:
 
 
 def speakers_of(run: RunDir) -> list[Speaker]:
-    """Return the base model, the checkpoints, newest first, combined adapters and the merged models of a run."""
+    """Return the base model, the checkpoints, newest first, combined adapters, merged and exported models of a run."""
     checkpoints = list(reversed(run.checkpoint_dirs()))
-    merged = sorted(path.parent for path in run.merged.glob("*/config.json") if not path.parent.name.startswith("."))
     return [
         Speaker(name=BASE, tokenizer=str(checkpoints[0]) if checkpoints else ""),
         *(_speaker(run, path.name, path) for path in checkpoints),
         *(_speaker(run, f"adapters/{path.name}", path) for path in combined_adapters(run)),
-        *(_speaker(run, f"merged/{path.name}", path) for path in merged),
+        *(_speaker(run, f"{path.parent.name}/{path.name}", path) for path in whole_models(run)),
     ]
+
+
+def whole_models(run: RunDir) -> list[Path]:
+    """Return the merged models and those of the exports that transformers can read; GGUF is for other programs."""
+    found = [path.parent for place in (run.merged, run.exports) for path in sorted(place.glob("*/config.json"))]
+    return [folder for folder in found if folder.name[0] != "." and any(folder.glob("*.safetensors"))]
 
 
 def combined_adapters(run: RunDir) -> list[Path]:

@@ -128,21 +128,27 @@ def _load_with_attention(
 
 def _check_quantized(model: PreTrainedModel, experts: int, tell: Tell) -> None:
     """Make sure that 4-bit is real, and the same in training and evaluation."""
-    import bitsandbytes as bnb
-
-    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    layers = four_bit_layers(model)
     if not layers:
         raise UserError(
             "bitsandbytes quantized no layer of this architecture, so QLoRA would save nothing.",
             fix="choose LoRA.",
             field="method",
         )
-    for layer in layers:
-        # avx512 CPUs repack 4-bit weights in eval mode: training and evaluation would see different logits
-        layer.support_avx512bf16_for_cpu = False
     frozen = sum(p.numel() * p.element_size() for p in model.parameters())
     fused = f" and {experts} fused experts" if experts else ""
     tell(f"Quantized {len(layers)} linear layers{fused} to nf4: {frozen / 2**30:.2f} GiB of weights.")
+
+
+def four_bit_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that bitsandbytes holds in 4 bit, and let them compute the same in training and evaluation."""
+    import bitsandbytes as bnb
+
+    layers = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]
+    for layer in layers:
+        # avx512 CPUs repack 4-bit weights in eval mode: training and evaluation would see different logits
+        layer.support_avx512bf16_for_cpu = False
+    return layers
 
 
 def add_adapter(model: PreTrainedModel, section: LoraSection, tell: Tell) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -73,25 +74,33 @@ def test_keys_a_draft_a_second_tab_and_stop(page: Page, studio: Studio, run: Run
     expect(page.locator(".turn-box")).to_have_count(0)
     page.reload()
     expect(box).to_have_value("one line\ntwo lines", timeout=20_000)
-
-    page.get_by_role("button", name="System prompt, sampling and memory").click()
-    page.get_by_label("Longest answer, tokens").fill("450")
-    page.get_by_label("Temperature").fill("1.5")
-    second = page.context.new_page()
-    second.goto(address)
-    expect(second.locator("#chat-right input")).to_have_value(re.compile("step-000006"), timeout=20_000)
-    second.locator("#chat-question textarea").fill("me too")
+    expect(page.locator("#chat-right input")).to_have_value(re.compile("step-000006"), timeout=20_000)
     box.press("Enter")
-    expect(page.locator('[data-side="left"] .live')).to_be_visible(timeout=SLOW_MS)
-    second.locator("#chat-send").click()
-    expect(second.locator("#chat [role=alert]")).to_contain_text("answering another question", timeout=20_000)
-    expect(second.locator("#chat-question textarea")).to_have_value("me too")
-    box.press("Escape")
+    state = page.locator('[data-side="left"] .turn-box .state-line')
+    expect(state).to_contain_text("adapter off", timeout=SLOW_MS)
+    assert studio.process is not None
+    (worker,) = psutil.Process(studio.process.pid).children()
+    worker.suspend()  # it cannot answer before it was seen to be busy
+    try:
+        box.fill("one more")
+        box.press("Enter")
+        expect(page.locator("#chat .phase")).to_be_visible()
+        second = page.context.new_page()
+        second.goto(address)
+        expect(second.locator("#chat-right input")).to_have_value(re.compile("step-000006"), timeout=20_000)
+        second.locator("#chat-question textarea").fill("me too")
+        second.locator("#chat-send").click()
+        expect(second.locator("#chat [role=alert]")).to_contain_text("answering another question", timeout=20_000)
+        expect(second.locator("#chat-question textarea")).to_have_value("me too")
+        second.close()
+        box.press("Escape")
+        page.wait_for_timeout(500)
+    finally:
+        worker.resume()
     expect(page.locator("#chat-send")).to_be_enabled(timeout=20_000)
-    expect(page.locator('[data-side="left"] .turn-box .state-line')).to_contain_text(re.compile("stopped|end of turn"))
+    expect(state.last).to_contain_text("stopped")
     page.locator("#chat-unload").click()
     expect(page.locator("#chat")).to_contain_text("unloaded")
-    second.close()
 
 
 def test_the_snippets_follow_the_model_on_the_right(page: Page, studio: Studio, run: RunDir):

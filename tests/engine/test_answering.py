@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -187,6 +188,36 @@ def test_a_full_fine_tuning_is_a_whole_model_and_leaves_when_it_is_not_asked(rec
     assert [answer.speaker for answer in answers] == ["base model", "model step-000006"]
     ask(models, [first], ["abc 1"])
     assert list(models.whole) == [first.folder]
+
+
+def test_a_model_exported_in_four_bits_answers_beside_the_base(recipe, run, tmp_path):
+    from bitsandbytes.nn import Linear4bit
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from engine.contract.rundir import RunDir
+
+    quantized = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    folder = run.exports / "small"
+    name = run.recipe().model_name_or_path
+    model = AutoModelForCausalLM.from_pretrained(name, quantization_config=quantized, trust_remote_code=False)
+    model.save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+    (run.exports / "llama").mkdir()
+    (run.exports / "llama" / "model.gguf").write_bytes(b"GGUF")
+    try:
+        fresh = RunDir(run.path)
+        assert [speaker.name for speaker in speakers_of(fresh)][-1] == "exports/small"
+        models, pair = (
+            ChatModels(base_of(fresh), lambda _: None),
+            [speakers_of(fresh)[0], find_speaker(fresh, "exports/small")],
+        )
+        answers = ask(models, pair, ["abc 1"] * 2)
+    finally:
+        shutil.rmtree(run.exports)
+    assert [answer.speaker for answer in answers] == ["base model", "model exports/small"]
+    (whole,) = models.whole.values()
+    layers = [module for module in whole.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 14 and not any(layer.support_avx512bf16_for_cpu for layer in layers)
 
 
 def test_speakers_of_other_runs_need_the_same_base(recipe, run, tmp_path):
