@@ -170,10 +170,11 @@ def test_the_report_accounts_for_every_record(tmp_path, codec):
     json.dumps(report, allow_nan=False)
 
 
-def test_the_command_prepares_and_the_second_time_reads_the_cache(recipe, tmp_path, capsys):
+def test_the_command_prepares_and_the_second_time_reads_the_cache(recipe, tmp_path, capsys, monkeypatch):
     from engine.__main__ import main
     from engine.contract.recipe_io import dump_recipe
 
+    monkeypatch.setenv("MFT_STUDIO_HOME", str(tmp_path / "root"))  # other tests may have encoded the same file
     path, report = tmp_path / "recipe.yaml", tmp_path / "report.json"
     path.write_text(dump_recipe(recipe).replace("seed: 42", "seed: 43"))
     assert main(["prepare", str(path), "--set", "data.chat_template=mftcoder"]) == 0
