@@ -28,6 +28,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(name="rouge_l", label="ROUGE-L", help="Mean F1 of rouge-score."),
     Measure(name="python_syntax", label="Python syntax", help="Answers that parse, where the wanted answer does."),
     Measure(name="unit_tests", label="Unit tests", help="Programs that pass the tests of their record, in a sandbox."),
+    Measure(name="pass@1", label="pass@1", help="Problems whose greedy program passes its tests, in a sandbox."),
     Measure(name="judge", label="Judge", help="Mean grade of a language model."),
 )
 SCORERS = ("exact_match", "edit_similarity", "bleu", "chrf", "rouge_l", "python_syntax", "unit_tests", "judge")

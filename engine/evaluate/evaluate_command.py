@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.contract.errors import UserError
 from engine.contract.eval_export import LEGEND, export
@@ -19,6 +19,9 @@ from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir
 from engine.export.merge_command import find_run
 from engine.launch.jobs import write_job
+
+if TYPE_CHECKING:
+    from engine.evaluate.evaluation import Benchmarks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="answers that are generated together")
     parser.add_argument("--retention", help="data that show what was forgotten: a file, a folder or a hub path")
     parser.add_argument("--retention-answers", choices=("given", "base"), help="what they are compared with")
+    parser.add_argument(
+        "--humaneval", action="store_true", help="HumanEval: programs that pass their tests, in a sandbox"
+    )
+    parser.add_argument(
+        "--humaneval-form",
+        choices=("auto", "plain", "mftcoder", "template"),
+        default="auto",
+        help="how it is asked: a completion, MFTCoder's role markers, the run's chat template; auto = as trained",
+    )
+    parser.add_argument(
+        "--humaneval-samples", type=_count, default=1, metavar="N", help="programs per problem, for pass@k"
+    )
+    parser.add_argument("--humaneval-temperature", type=_temperature, default=0.8, metavar="T", help="of samples")
+    parser.add_argument("--humaneval-limit", type=_count, metavar="N", help="the first N problems")
+    parser.add_argument("--humaneval-file", type=Path, metavar="JSONL", help="problems of the same form instead")
     parser.add_argument("--lm-eval", default="", metavar="TASKS", help="tasks of lm-evaluation-harness, with commas")
     parser.add_argument("--lm-eval-path", type=Path, metavar="FOLDER", help="task files of your own for it")
     parser.add_argument("--lm-eval-limit", type=int, metavar="N", help="documents per task of it")
@@ -89,7 +107,34 @@ def measure(run_dir: RunDir, arguments: argparse.Namespace) -> None:
         wanted = Wanted(subjects=tuple(choose_subjects(run_dir, arguments.checkpoints)), tasks=tasks)
         limit, size = arguments.lm_eval_limit, recipe.evaluate.batch_size
         harness = harness_of(arguments.lm_eval, arguments.lm_eval_path, limit, size)
-        evaluate_run(run_dir, recipe, wanted, root=root, device=device, progress=progress, harness=harness)
+        evaluate_run(
+            run_dir,
+            recipe,
+            wanted,
+            root=root,
+            device=device,
+            progress=progress,
+            benchmarks=_benchmarks(arguments),
+            harness=harness,
+        )
+
+
+def _benchmarks(arguments: argparse.Namespace) -> Benchmarks:
+    """Return what a command line asks for besides the run's tasks."""
+    from engine.evaluate.humaneval import MAX_NEW_TOKENS, HumanEval, humaneval_dataset
+
+    file = arguments.humaneval_file
+    if not (arguments.humaneval or file):
+        return lambda _: ()
+    wanted = HumanEval(
+        form=arguments.humaneval_form,
+        samples=arguments.humaneval_samples,
+        temperature=arguments.humaneval_temperature,
+        limit=arguments.humaneval_limit,
+        max_new_tokens=arguments.max_new_tokens or MAX_NEW_TOKENS,
+        file=file.expanduser().resolve() if file else None,
+    )
+    return lambda codec: [humaneval_dataset(wanted, codec)]
 
 
 def changed_recipe(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
@@ -150,6 +195,22 @@ def _tasks(recipe: Recipe, wanted: str) -> tuple[str, ...]:
     if strangers := [name for name in chosen if name not in known]:
         raise UserError(f"The run has no task `{strangers[0]}`.", fix=f"there are: {', '.join(known)}.")
     return tuple(name for name in known if name in chosen)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"`{text}` is no whole number from 1 to 1000")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 5:
+        raise argparse.ArgumentTypeError(f"`{text}` is no temperature above 0 and up to 5")
+    return value
 
 
 def _names(text: str) -> list[str]:

@@ -28,7 +28,7 @@ from engine.data.codec import Codec
 from engine.data.hub import fetch_dataset, local_recipe
 from engine.evaluate.generate import Decoding, Generated, Generator
 from engine.evaluate.harness import Harness, measure_harness
-from engine.evaluate.heldout import Dataset, heldout_datasets, retention_task
+from engine.evaluate.heldout import Dataset, Scored, heldout_datasets, retention_task
 from engine.evaluate.judge import Judge
 from engine.evaluate.loss import example_losses
 from engine.evaluate.models import Models
@@ -207,8 +207,8 @@ class _Evaluation:
         known = {d.name: self.store.find(self._inputs(subject, d, "answers")) for d in datasets}
         for dataset in datasets:  # answers that are there only lack a score
             if (found := known[dataset.name]) is not None:
-                scores = {**found.scores, **self._score(dataset, found.examples, leave=tuple(found.scores))}
-                self.store.save(replace(found, scores=scores))
+                _, scores = self._score(dataset, found.examples, leave=tuple(found.scores))
+                self.store.save(replace(found, scores={**found.scores, **scores}))
         datasets = [dataset for dataset in datasets if known[dataset.name] is None]
         if not datasets:
             return
@@ -229,8 +229,8 @@ class _Evaluation:
                     for prompt, answer in zip(dataset.prompts, answers, strict=True)
                 )
                 self.progress(f"{subject}: scoring {dataset.name}", self._share())
-                scores = self._score(dataset, examples)
-                self._save(subject, dataset, "answers", examples, scores, model, time.monotonic() - started)
+                noted, scores = self._score(dataset, examples)
+                self._save(subject, dataset, "answers", noted, scores, model, time.monotonic() - started)
                 self.done += _cost("answers", dataset)
 
     def _generate(self, model: Any, inputs: EvalInputs, dataset: Dataset, phase: str) -> list[Generated]:
@@ -250,7 +250,7 @@ class _Evaluation:
         decoding = dataset.decoding or self.decoding
         return generator.answer([p.ids for p in dataset.prompts], decoding, done=before, on_done=note)
 
-    def _score(self, dataset: Dataset, examples: Sequence[EvalExample], leave: Sequence[str] = ()) -> dict[str, Scores]:
+    def _score(self, dataset: Dataset, examples: Sequence[EvalExample], leave: Sequence[str] = ()) -> Scored:
         if dataset.score is not None:
             return dataset.score(examples)
         found = {}
@@ -265,14 +265,14 @@ class _Evaluation:
             else:
                 values = [SCORERS[name](example.prediction, example.reference) for example in examples]
             found[name] = Scores.of(values)
-        return found
+        return examples, found
 
     def _save(
         self,
         subject: str,
         dataset: Dataset,
         kind: str,
-        examples: tuple[EvalExample, ...],
+        examples: Sequence[EvalExample],
         scores: dict[str, Scores],
         model: Any,
         seconds: float,
@@ -285,7 +285,7 @@ class _Evaluation:
             "run": self.run.id,
         }
         inputs = self._inputs(subject, dataset, kind)
-        self.store.save(EvalResult(inputs=inputs, examples=examples, scores=scores, made=made))
+        self.store.save(EvalResult(inputs=inputs, examples=tuple(examples), scores=scores, made=made))
 
     def _share(self, extra: float = 0.0) -> float | None:
         return min(1.0, (self.done + extra) / self.total) if self.total else None

@@ -25,8 +25,9 @@ from engine.data.tokenize import Encoded
 from engine.evaluate.generate import Decoding
 
 TEST_COLUMNS = ("tests", "test_list", "unit_tests", "test")
-Score = Callable[[Sequence[EvalExample]], dict[str, Scores]]
-"""Answered examples to scores by name."""
+Scored = tuple[Sequence[EvalExample], dict[str, Scores]]
+"""Examples, with notes where there are some, and scores by name."""
+Score = Callable[[Sequence[EvalExample]], Scored]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,13 @@ _FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 def code_of(text: str) -> str:
     """Return the first fenced block of a chat answer, the whole text if it has none."""
-    found = _FENCE.search(text)
-    return found.group(1) if found else text
+    blocks = code_blocks(text)
+    return blocks[0] if blocks else text
+
+
+def code_blocks(text: str) -> list[str]:
+    """Return the fenced blocks of a chat answer; one that was cut off counts."""
+    return [str(block) for block in _FENCE.findall(text)]
 
 
 def exact_match(prediction: str, reference: str) -> float | None:
