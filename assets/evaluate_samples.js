@@ -18,7 +18,7 @@ const sampleText = (title, text, extra) => h("div.turn-box", {}, h("div.who", {}
 function sampleAnswer(label, answer) {
   if (!answer) return sampleText(h("span", { translate: "no" }, label), "", h("p.state-line.sub", {}, "Not measured yet."));
   const scores = answer.scores.map(([name, text]) => h("span", {}, `${name} `, h("b.num", {}, text)));
-  return sampleText(h("span", { translate: "no" }, label), answer.text, h("p.state-line.sub", {}, h("span", {}, answer.end), ...scores));
+  return sampleText(h("span", { translate: "no" }, label), answer.text, h("p.state-line.sub", {}, h("span", {}, answer.end), ...scores, ...answer.notes.map((text) => h("span", { translate: "no" }, text))));
 }
 
 function drawSamples(value) {

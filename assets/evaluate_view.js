@@ -44,6 +44,6 @@ function draw(value) {
   const legend = h("p.sub.legend", {}, "Each model is compared with the first column on the same examples. A difference is called one when the 95 % interval of a paired bootstrap does not hold 0, each comparison by itself. Scores are in percent.");
   const stamp = JSON.stringify([value.run, value.against, value.columns, value.rows.map((row) => row.cells.map((found) => found && found.value))]);
   const samples = samplesCard(value, stamp);
-  root().replaceChildren(...[job, forgot, h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Results"), h("div.grow"), ...exportsOf(value)), matrix(value), legend), samples].filter(Boolean));
+  root().replaceChildren(...[job, forgot, h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Results"), h("div.grow"), ...exportsOf(value)), matrix(value), legend), publishedCard(value.published), samples].filter(Boolean));
   drawSamples(value);
 }

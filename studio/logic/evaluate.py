@@ -35,6 +35,7 @@ from engine.contract.rundir import ProcessId, RunDir, open_run
 from engine.launch.command import display_command
 from engine.launch.jobs import JobStatus, start_job
 from engine.launch.processes import send_signal
+from studio.logic import published
 
 MOST_SAMPLES = 50
 _Stamp = tuple[tuple[str, int], ...]
@@ -58,6 +59,7 @@ class Asked:
     """Whether the retention data are compared with the base model's own answers."""
     harness: str = ""
     """Tasks of lm-evaluation-harness, with commas."""
+    humaneval: bool = False
 
 
 def look(root: DataRoot, run_id: str, against: str = "") -> dict[str, Any]:
@@ -82,6 +84,7 @@ def look(root: DataRoot, run_id: str, against: str = "") -> dict[str, Any]:
         "against": against,
         "columns": list(matrix.columns),
         "rows": [_row(row) for row in matrix.rows],
+        "published": published.beside(matrix),
         "samples": [list(place) for place in kinds],
         "forgot": [_forgot(label, measures) for label, measures in forgotten(matrix).items()],
         "job": _job(run),
@@ -129,6 +132,8 @@ def command(run: RunDir, asked: Asked) -> list[str]:
         found.append(f"--retention-answers={'base' if asked.own_answers else 'given'}")
     if asked.harness:
         found.append(f"--lm-eval={asked.harness}")
+    if asked.humaneval:
+        found.append("--humaneval")
     return found
 
 
@@ -281,7 +286,8 @@ def _answer(result: EvalResult, place: int) -> dict[str, Any]:
         for name, scores in result.scores.items()
         if scores.counts[place]
     ]
-    return {"text": example.prediction, "end": example.end, "num_tokens": example.num_tokens, "scores": scores}
+    told = {"text": example.prediction, "end": example.end, "num_tokens": example.num_tokens}
+    return {**told, "scores": scores, "notes": list(example.notes.values())}
 
 
 def _status_file(run: RunDir) -> Path:

@@ -60,6 +60,10 @@ class _Page:
                         self.own = gr.Checkbox(
                             label="Compare with the base model's own answers", elem_id="evaluate-own", interactive=True
                         )
+                    self.humaneval = gr.Checkbox(
+                        label="HumanEval", info="164 Python problems; the programs run in a sandbox.",
+                        elem_id="evaluate-humaneval", interactive=True,
+                    )  # fmt: skip
                     self.harness = gr.Textbox(
                         label="Tasks of lm-evaluation-harness", placeholder="hellaswag, arc_easy",
                         info="Names with commas. They need requirements-lm-eval.txt and the Hugging Face hub.",
@@ -68,7 +72,9 @@ class _Page:
                 with gr.Row(elem_classes="evaluate-buttons"):
                     self.start = gr.Button("Evaluate", variant="primary", elem_id="evaluate-start")
                     self.stop = gr.Button("Stop", elem_id="evaluate-stop")
-            self.view = island(self.project, ("evaluate_samples", "evaluate_view"), {}, elem_id="evaluate")
+            self.view = island(
+                self.project, ("evaluate_samples", "evaluate_published", "evaluate_view"), {}, elem_id="evaluate"
+            )
 
     @staticmethod
     def _several(label: str, elem_id: str) -> gr.Dropdown:
@@ -79,7 +85,7 @@ class _Page:
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         shown = [self.run, self.against]
         form = [self.checkpoints, self.tasks, self.scorers]
-        asked = [self.run, *form, self.number, self.retention, self.own, self.harness]
+        asked = [self.run, *form, self.number, self.retention, self.own, self.humaneval, self.harness]
         Context.root_block.load(self.open, None, [*shown, *form, self.view], api_name="evaluate_open", **QUIET)
         self.run.input(self.choose, self.run, form, api_name="evaluate_choose", **QUIET).then(
             self.look, shown, self.view, api_name="evaluate_after_choice", **QUIET
@@ -122,7 +128,7 @@ class _Page:
 
     def measure(self, run_id: str | None, *values: Any) -> dict[str, Any]:
         """Start an evaluation."""
-        checkpoints, tasks, scorers, number, retention, own, harness = values
+        checkpoints, tasks, scorers, number, retention, own, humaneval, harness = values
         asked = evaluate.Asked(
             checkpoints=tuple(checkpoints or ()),
             tasks=tuple(tasks or ()),
@@ -130,6 +136,7 @@ class _Page:
             num_examples=int(number) if number else None,
             retention=str(retention or "").strip(),
             own_answers=bool(own),
+            humaneval=bool(humaneval),
             harness=str(harness or "").strip(),
         )
         try:

@@ -111,11 +111,25 @@ def test_the_command_holds_what_the_form_says_and_no_option_of_a_stranger(run):
         retention="--set",
         own_answers=True,
         harness="arc_easy",
+        humaneval=True,
     )
     assert evaluate.command(run, asked) == [
         str(run.path), "--checkpoints=step-000010", "--tasks=sql", "--scorers=", "--num-examples=3",
-        "--retention=--set", "--retention-answers=base", "--lm-eval=arc_easy",
+        "--retention=--set", "--retention-answers=base", "--lm-eval=arc_easy", "--humaneval",
     ]  # fmt: skip
+
+
+def test_published_results_stand_beside_a_measured_humaneval_and_are_marked(root, run):
+    assert evaluate.look(root, run.id)["published"] is None
+    write_result(run, "base", "humaneval", "pass@1", [1.0, 0.0, 1.0, 0.0])
+    write_result(run, "step-000010", "humaneval", "pass@1", [1.0, 1.0, 1.0, 0.0])
+    found = evaluate.look(root, run.id)["published"]
+    rows = [(row["model"], row["value"], row["published"]) for row in found["rows"]]
+    assert found["num_examples"] == 4 and "08ab5ee" in found["source"] and len(rows) == 18
+    best, mine, next_one = rows[:3]
+    assert (best, next_one) == (("CodeFuse-DeepSeek-33B", "78.7", True), ("CodeFuse-CodeLlama-34B", "74.4", True))
+    assert mine == ("step-000010", "75.0", False)
+    assert ("base", "50.0", False) in rows and rows[-1] == ("QWen-14B", "32.3", True)
 
 
 def test_every_state_of_the_job_is_told(root, run):
