@@ -1,20 +1,25 @@
-// The Export page's result.  value: {empty} or {facts, job, merged}; see studio/logic/export.py
+// What an export takes, and the job.  value: {empty} or {about, facts, first, needs, command, job}; see studio/logic/export.py
+let logOpen = false;
+
 function copyable(label, text) {
-  const button = h("button.ibtn", { type: "button", onclick: async () => { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } }, "Copy");
-  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0" }, text));
+  const button = h("button.ibtn", { type: "button", "aria-label": `Copy: ${label}`, onclick: async () => { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } }, "Copy");
+  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
 }
-const shown = (value) => (typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(3) : String(value));
-const facts = (pairs) => h("dl.facts", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", {}, shown(text))]));
+const facts = (pairs) => h("dl.facts", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", { translate: "no" }, String(text))]));
+const log = (text) => (text ? h("details", { open: logOpen, ontoggle: (event) => { logOpen = event.target.open; } }, h("summary", {}, "Log"), h("pre.st-log", { tabindex: "0", translate: "no" }, text)) : null);
 
 function jobCard(job) {
-  if (!job || job.state === "done") return null;
-  if (job.state === "running") return h("section.card", { role: "status" }, h("div.card-h", {}, h("h2", {}, "Merging"), h("span.sub", {}, job.phase)), h("progress", { max: "1", value: job.fraction === null ? null : String(job.fraction), "aria-label": "Merge progress" }));
-  return h("section.card.failure", { role: "alert" }, h("h2", {}, "The merge did not work"), h("p", {}, rich(job.problem)), job.fix ? h("p.fix", {}, "What to do: ", rich(job.fix)) : null, job.log ? h("pre.st-log", { tabindex: "0" }, job.log) : null);
+  if (!job) return null;
+  if (job.state === "done") return job.address ? h("p.note", { role: "status" }, "Pushed to the hub: ", h("a", { href: /^https?:/.test(job.address) ? job.address : null, target: "_blank", rel: "noreferrer", translate: "no" }, job.address)) : null;
+  if (job.state === "running") return h("section.card", { role: "status" }, h("div.card-h", {}, h("h2", {}, "At work"), h("span.sub", {}, job.phase)), h("progress", { max: "1", value: job.fraction === null ? null : String(job.fraction), "aria-label": "Progress of the export" }), log(job.log));
+  return h("section.card.failure", { role: "alert" }, h("h2", {}, "This did not work"), h("p", {}, rich(job.problem)), job.fix ? h("p.fix", {}, "What to do: ", rich(job.fix)) : null, job.log ? h("pre.st-log", { tabindex: "0", translate: "no" }, job.log) : null);
 }
 
 function draw(value) {
   if (value.empty) { root().replaceChildren(h("p.card.empty", {}, value.empty)); return; }
   if (!value.facts) { root().replaceChildren(); return; }
-  const merged = value.merged.map((item) => h("section.card", { "data-merged": item.name }, h("div.card-h", {}, h("h2", {}, item.name), h("span.pill.ok", {}, h("i"), "parity checked")), facts(Object.entries(item.facts)), copyable("Folder", item.path), copyable("transformers", item.transformers), copyable("vLLM", item.vllm)));
-  root().replaceChildren(...[h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Before the merge")), facts(value.facts)), jobCard(value.job), ...merged].filter(Boolean));
+  const before = h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Before you start")), h("p.sub", {}, value.about), facts(value.facts),
+    value.first ? h("p.sub", {}, "There is no merged model of this checkpoint yet; it is made first and kept.") : null,
+    value.needs ? h("p.sub", {}, "This format needs a package that is not installed: ", h("code", {}, value.needs)) : null, copyable("The same in a terminal", value.command));
+  root().replaceChildren(...[jobCard(value.job), before].filter(Boolean));
 }

@@ -27,6 +27,7 @@ COMMANDS = {
         "a checkpoint for other programs: adapter, merged, 4 bit, GPTQ, AWQ, GGUF",
     ),
     "evaluate": ("engine.evaluate.evaluate_command", "compare a run's models with the base model, task by task"),
+    "push": ("engine.export.push_command", "an export to the Hugging Face hub"),
     "chat": ("engine.chat.chat_command", "talk to the base and the tuned model in the terminal"),
     "serve": ("engine.chat.serve_command", "an OpenAI-compatible endpoint for a run, on this machine only"),
     "fetch": ("engine.model.fetch_command", "bring a model to this machine"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.files import read_json
+from engine.contract.files import child, read_json
 from engine.contract.model_facts import config_size, num_parameters
 from engine.contract.rundir import RunDir
 
@@ -117,3 +117,17 @@ def merged_of(run: RunDir, checkpoint: str) -> Path | None:
         if (read_json(path) or {}).get("checkpoint") == checkpoint and not path.parent.name.startswith(".")
     ]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def find_result(run: RunDir, name: str) -> Path:
+    """Return the folder of `merged/NAME`, `exports/NAME` or `adapters/NAME`.
+
+    Raises:
+        UserError: If there is none.
+    """
+    kind, _, own_name = name.partition("/")
+    places = {"merged": run.merged, "exports": run.exports, "adapters": run.adapters}
+    folder = child(places[kind], own_name) if kind in places else None
+    if folder is None or not folder.is_dir():
+        raise UserError(f"This run has no {name[:80]}.", fix="choose one from the list.")
+    return folder

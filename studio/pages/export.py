@@ -1,7 +1,8 @@
-"""The Export page: merge with a parity check.  Layout and wiring; the thinking is in `studio.logic.export`."""
+"""The Export page: formats, combined adapters, results.  The thinking is in `studio.logic.export`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ from studio.islands import island
 from studio.logic import chat, export
 
 REFRESH_S = 2.0
+View = dict[str, Any]
 
 
 def build(context: StudioContext) -> None:
@@ -31,7 +33,7 @@ class _Page:
         with gr.Column(elem_classes="page-export"):
             head = {
                 "title": "Export",
-                "text": "Merge the adapter into the base model: one folder that any tool can load.",
+                "text": "Take a checkpoint to other programs: as an adapter, as a whole model, or in few bits.",
             }
             island(self.project, "page_head", head, elem_id="export-head")
             notes = island(self.project, "notes", {}, elem_id="export-notes")
@@ -41,56 +43,117 @@ class _Page:
                     checkpoint = gr.Dropdown(
                         [], label="Checkpoint", elem_id="export-checkpoint", interactive=True, scale=2
                     )
+                    key = gr.Dropdown(
+                        export.format_choices(), value="merged", label="Format", elem_id="export-format",
+                        interactive=True, scale=2,
+                    )  # fmt: skip
                     name = gr.Textbox(
-                        label="Name of the result",
-                        placeholder="merged",
-                        elem_id="export-name",
-                        interactive=True,
-                        scale=2,
-                    )
-                start = gr.Button("Merge", variant="primary", elem_id="export-merge")
+                        label="Name of the result", placeholder="chosen for you", elem_id="export-name",
+                        interactive=True, scale=2,
+                    )  # fmt: skip
+                start = gr.Button("Export", variant="primary", elem_id="export-start")
             view = island(self.project, "export_view", {}, elem_id="export-view")
+            with gr.Accordion("Combine adapters", open=False, elem_id="export-combine", elem_classes="st-panel"):
+                combining, combine = self.combine_form()
+            results = island(self.project, "export_results", {}, elem_id="export-results")
 
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         quiet: dict[str, Any] = {"show_progress": "hidden"}
-        chosen = [run, checkpoint]
-        Context.root_block.load(self.open, None, [*chosen, view], api_name="export_open", **quiet)
-        run.input(self.choose, run, checkpoint, api_name="export_choose", **quiet).then(
-            self.look, chosen, view, api_name="export_after_choice", **quiet
+        chosen, shown = [run, checkpoint, key], [view, results]
+        Context.root_block.load(
+            self.open, None, [run, checkpoint, combining[0], *shown], api_name="export_open", **quiet
         )
-        start.click(self.merge, [*chosen, name], [notes, view], api_name="export_merge", **quiet)
-        gr.Timer(REFRESH_S).tick(self.look, chosen, view, queue=False, api_name="export_look", **quiet)
+        run.input(self.choose, run, [checkpoint, combining[0]], api_name="export_choose", **quiet).then(
+            self.look, chosen, shown, api_name="export_after_choice", **quiet
+        )
+        gr.on([checkpoint.input, key.input], self.look, chosen, shown, api_name="export_format", **quiet)
+        told = [notes, *shown]
+        start.click(self.start, [*chosen, name], told, api_name="export_start", **quiet)
+        combine.click(self.combine, [*chosen, *combining], told, api_name="export_combine", **quiet)
+        results.submit(self.push, [*chosen, results], told, api_name="export_push", **quiet)
+        results.delete(self.delete, [*chosen, results], told, api_name="export_delete", **quiet)
+        gr.Timer(REFRESH_S).tick(self.look, chosen, shown, queue=False, api_name="export_look", **quiet)
 
-    def checkpoints(self, run_id: str | None) -> list[str]:
-        """Return what can be merged; nothing for a run that is gone."""
+    def combine_form(self) -> tuple[list[Any], gr.Button]:
+        """Lay out what combining adapters needs."""
+        adapters = gr.Dropdown(
+            [], multiselect=True, label="Adapters of one base model", elem_id="combine-adapters", interactive=True
+        )
+        with gr.Row():
+            method = gr.Dropdown(
+                export.method_choices(), value="cat", label="How", elem_id="combine-method", interactive=True, scale=3
+            )
+            weights = gr.Textbox(
+                label="Weights", placeholder="equal; or for example 0.7, 0.3", elem_id="combine-weights",
+                interactive=True, scale=2,
+            )  # fmt: skip
+            density = gr.Number(
+                0.5, label="Density", info="Share of values that TIES and DARE keep.", minimum=0.01, maximum=1,
+                elem_id="combine-density", interactive=True, scale=1,
+            )  # fmt: skip
+            name = gr.Textbox(
+                label="Name of the result", placeholder="combined", elem_id="combine-name", interactive=True, scale=2
+            )
+        return [adapters, method, weights, density, name], gr.Button("Combine", elem_id="combine-start")
+
+    def sources(self, run_id: str | None) -> tuple[list[str], list[Any]]:
+        """Return what can be exported and combined; nothing for a run that is gone."""
         try:
-            return [name for name in chat.weight_choices(self.root, run_id or "") if name.startswith("step-")]
+            return export.source_choices(self.root, run_id or ""), export.adapter_choices(self.root, run_id or "")
         except UserError:
-            return []
+            return [], []
 
-    def open(self, request: gr.Request) -> tuple[Any, Any, dict[str, Any]]:
-        """Fill the pickers; `?run=` chooses a run."""
+    def open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Fill the pickers; `?run=` and `?checkpoint=` choose."""
         choices = chat.run_choices(self.root)
         ids = [run_id for _, run_id in choices]
         wanted = request.query_params.get("run", "")
         run_id = wanted if wanted in ids else (ids[0] if ids else "")
-        names = self.checkpoints(run_id)
-        first = names[0] if names else None
-        return gr.Dropdown(choices, value=run_id or None), gr.Dropdown(names, value=first), self.look(run_id, first)
+        names, adapters = self.sources(run_id)
+        asked = request.query_params.get("checkpoint", "")
+        first = asked if asked in names else (names[0] if names else None)
+        pickers = gr.Dropdown(choices, value=run_id or None), gr.Dropdown(names, value=first)
+        return *pickers, gr.Dropdown(adapters, value=[]), *self.look(run_id, first, "merged")
 
-    def choose(self, run_id: str | None) -> Any:
-        """Fill the checkpoints of a run."""
-        names = self.checkpoints(run_id)
-        return gr.Dropdown(names, value=names[0] if names else None)
+    def choose(self, run_id: str | None) -> tuple[Any, Any]:
+        """Fill the checkpoints and adapters of a run."""
+        names, adapters = self.sources(run_id)
+        return gr.Dropdown(names, value=names[0] if names else None), gr.Dropdown(adapters, value=[])
 
-    def look(self, run_id: str | None, checkpoint: str | None) -> dict[str, Any]:
-        """Return the state of the export."""
-        return export.look(self.root, run_id or "", checkpoint or "")
+    def look(self, run_id: str | None, checkpoint: str | None, key: str | None) -> tuple[View, View]:
+        """Return the state of the exports: above, and the results."""
+        state = export.look(self.root, run_id or "", checkpoint or "", key or "merged")
+        return state, {"results": state.pop("results", [])}
 
-    def merge(self, run_id: str | None, checkpoint: str | None, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Start the merge."""
+    def told(self, ask: Callable[[], str], *chosen: str | None) -> tuple[View, View, View]:
+        """Do something and return a note with the state after it."""
         try:
-            note = {"ok": True, "text": export.request_merge(self.root, run_id or "", checkpoint or "", name or "")}
+            note = {"ok": True, "text": ask()}
         except UserError as error:
             note = {"ok": False, "text": str(error)}
-        return {"notes": [note]}, self.look(run_id, checkpoint)
+        return {"notes": [note]}, *self.look(*chosen)
+
+    def start(self, run_id: str | None, checkpoint: str | None, key: str | None, name: str) -> tuple[View, View, View]:
+        """Start an export."""
+        asked = (run_id or "", checkpoint or "", key or "merged", name or "")
+        return self.told(lambda: export.request_export(self.root, *asked), run_id, checkpoint, key)
+
+    def combine(
+        self, run_id: str | None, checkpoint: str | None, key: str | None, *form: Any
+    ) -> tuple[View, View, View]:
+        """Start combining."""
+        adapters, method, weights, density, name = form
+        asked = (adapters or [], method or "", weights or "", float(density or 0.5), name or "")
+        return self.told(lambda: export.request_combine(self.root, run_id or "", *asked), run_id, checkpoint, key)
+
+    def push(self, run_id: str | None, checkpoint: str | None, key: str | None, value: View) -> tuple[View, View, View]:
+        """Start a push."""
+        asked = (str(value.get("chosen", "")), str(value.get("repo", "")), value.get("public") is True)
+        return self.told(lambda: export.request_push(self.root, run_id or "", *asked), run_id, checkpoint, key)
+
+    def delete(
+        self, run_id: str | None, checkpoint: str | None, key: str | None, value: View
+    ) -> tuple[View, View, View]:
+        """Move a result to the trash."""
+        chosen = str(value.get("chosen", ""))
+        return self.told(lambda: export.request_delete(self.root, run_id or "", chosen), run_id, checkpoint, key)

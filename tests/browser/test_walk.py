@@ -75,8 +75,8 @@ def test_from_recipe_to_chat(page: Page, studio: Studio, recipe_text: str):
     page.wait_for_url("**/export?run=**")
     expect(page.locator("#export-checkpoint input")).to_have_value("step-000006", timeout=20_000)
     page.locator("#export-name input, #export-name textarea").first.fill("Tiny merged")
-    page.locator("#export-merge").click()
-    expect(page.locator('[data-merged="tiny-merged"]')).to_be_visible(timeout=SLOW_MS)
+    page.locator("#export-start").click()
+    expect(page.locator('[data-result="merged/tiny-merged"]')).to_be_visible(timeout=SLOW_MS)
     assert (run.merged / "tiny-merged" / "model.safetensors").is_file()
 
     page.goto(f"{studio.url}/chat?run={run.id}")

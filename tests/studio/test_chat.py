@@ -1,4 +1,4 @@
-"""The Chat and Export pages' logic without a model."""
+"""The Chat page's logic without a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.contract.places import DataRoot
 from engine.contract.recipe_io import override
 from engine.contract.rundir import create_run_at
 from studio.chat_client import Done, Loaded, Memory, Piece, Progress
-from studio.logic import chat, chat_prompts, export
+from studio.logic import chat, chat_prompts
 from tests.fake_runs import RECIPE
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -154,17 +154,3 @@ def test_snippets_name_the_run_and_the_model(root):
     compile(own["python"], "snippet", "exec")
     assert chat_prompts.code(PROJECT, "r1", "r2:step-000002")["command"].endswith("-m engine serve r2")
     assert chat_prompts.code(PROJECT, "", "") == {}
-
-
-def test_a_merge_needs_a_checkpoint_and_a_free_name(root, monkeypatch):
-    started = []
-    monkeypatch.setattr(export, "start_job", lambda *arguments: started.append(arguments))
-    with pytest.raises(UserError, match="checkpoint"):
-        export.request_merge(root, "r1", "step-999999", "x")
-    export.request_merge(root, "r1", "step-000004", "../My Model; rm -rf")
-    (_, argv, _), *_ = started
-    assert argv[argv.index("--output") + 1] == "my-model-rm--rf"
-    (root.runs / "r1" / "merged" / "taken").mkdir()
-    with pytest.raises(UserError, match="already"):
-        export.request_merge(root, "r1", "step-000004", "taken")
-    assert "facts" in export.look(root, "r1", "step-000004") and "empty" in export.look(root, "", "")
