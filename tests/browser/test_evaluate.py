@@ -48,6 +48,19 @@ def test_measure_read_look_and_reopen(page: Page, studio: Studio, run: RunDir):
     assert page.errors == []
 
 
+def test_humaneval_stands_beside_published_results(page: Page, studio: Studio, run: RunDir):
+    write_result(run, "base", "humaneval", "pass@1", [1.0, 0.0, 0.0, 0.0])
+    page.goto(f"{studio.url}/evaluate?run={run.id}")
+    rows = page.locator("#evaluate-published tbody tr")
+    expect(rows).to_have_count(17, timeout=30_000)
+    expect(rows.filter(has_text="measured here")).to_have_text("base25.0measured here–")
+    expect(rows.first).to_have_text("CodeFuse-DeepSeek-33B78.7published2024/01")
+    expect(page.locator("#published-few")).to_contain_text("on 4 of 164 problems only")
+    page.locator("#evaluate-more .label-wrap").click()
+    page.get_by_label("HumanEval").check()
+    assert page.errors == []
+
+
 def test_what_was_forgotten_is_said_and_texts_stay_texts(page: Page, studio: Studio, run: RunDir):
     for subject, shift in (("base", 0.0), ("step-000006", 0.5)):
         write_result(run, subject, "retention", "loss", [1 + shift + n / 10 for n in range(8)])
