@@ -23,7 +23,7 @@ from engine.contract.places import data_root
 from engine.contract.recipe import ModelSection
 from engine.contract.speakers import BaseModel, Speaker
 from engine.data.codec import Codec
-from engine.model.load import comparison_dtype, four_bit_layers, load_model
+from engine.model.load import comparison_dtype, four_bit_layers, has_experts, load_model
 from engine.model.sources import resolve_model
 from engine.model.tokenizer import load_tokenizer
 
@@ -108,9 +108,10 @@ class ChatModels:
     def can_share_a_batch(self, speakers: Sequence[Speaker]) -> bool:
         """Return whether peft computes these speakers in one batch: the base model and plain LoRA on its layers.
 
-        DoRA, adapters on fused experts and layers that are stored whole take the model for themselves.
+        DoRA, adapters on fused experts and layers that are stored whole take the model for themselves; so do mixtures
+        of experts, whose dense layers see the tokens of all rows in one line.
         """
-        if any(speaker.kind == "model" for speaker in speakers):
+        if any(speaker.kind == "model" for speaker in speakers) or has_experts(self.base.config):
             return False
         configs = [self.base.peft_config[name] for speaker in speakers if (name := self.adapter_of(speaker))]
         return not any(
