@@ -30,6 +30,7 @@ browser-tests: $(VENV)/.installed-dev browser
 
 slow-tests: $(VENV)/.installed-dev browser
 	@sh scripts/install_slurm.sh
+	@$(PY) -m pip install --quiet -r requirements-export.txt
 	@test -d $(VENV)/dlrover || $(PY) -m pip install --quiet --target $(VENV)/dlrover -r requirements-dlrover.txt
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/engine/test_families.py -n auto --maxprocesses=8
 	$(PY) -m pytest -m slow --ignore=tests/engine/test_families.py
