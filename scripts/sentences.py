@@ -122,14 +122,18 @@ def sentences() -> list[str]:
     return list(dict.fromkeys(text for text in plain if is_sentence(text)))
 
 
+def missing() -> list[str]:
+    """Return the sentences that need a translation and have none."""
+    from studio.language import TEXT, catalogue
+
+    known = {*catalogue(), *json.loads((TEXT / "never_shown.json").read_text(encoding="utf-8"))}
+    return [text for text in sentences() if text not in known]
+
+
 def main() -> None:
     """Print them."""
-    from studio.language import catalogue
-
-    known = catalogue() if "--missing" in sys.argv else {}
-    for text in sentences():
-        if text not in known:
-            print(json.dumps(text, ensure_ascii=False))
+    for text in missing() if "--missing" in sys.argv else sentences():
+        print(json.dumps(text, ensure_ascii=False))
 
 
 if __name__ == "__main__":

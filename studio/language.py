@@ -4,7 +4,8 @@
 
 The key is the English sentence as the code writes it, with `{}` for every value.  In the translation `{1}` is the
 first value as it is, `{1t}` the same translated in its turn: a reason, a word of ours, never a name or data.
-`scripts/sentences.py --missing` lists what has no translation yet.
+`scripts/sentences.py --missing` lists what has no translation yet; studio/text/never_shown.json what needs none: names,
+numbers, commands, code, and what only programs that call the endpoint read.
 """
 
 from __future__ import annotations

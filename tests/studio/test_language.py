@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scripts.sentences import is_sentence, python_sentences, script_sentences
+from scripts.sentences import is_sentence, missing, python_sentences, script_sentences
 from studio import language
 from studio.language import catalogue, fits
 
@@ -14,6 +14,10 @@ from studio.language import catalogue, fits
 def test_every_translation_uses_the_values_of_its_sentence():
     found = catalogue()
     assert len(found) > 10 and all(any(ord(sign) > 0x2E80 for sign in text) for text in found.values())
+
+
+def test_no_sentence_is_without_a_translation():
+    assert missing() == []
 
 
 @pytest.mark.parametrize(
