@@ -13,6 +13,7 @@ from engine.contract.errors import UserError
 from engine.contract.eval_export import LEGEND, export
 from engine.contract.eval_matrix import Column, build_matrix, columns_of, forgotten
 from engine.contract.eval_results import read_results
+from engine.contract.models import pinned_recipe
 from engine.contract.places import data_root
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import override
@@ -95,7 +96,7 @@ def measure(run_dir: RunDir, arguments: argparse.Namespace) -> None:
         print(f"  {phase}{share}", file=sys.stderr, flush=True)
         write_job(arguments.status_file, phase=phase, fraction=fraction)
 
-    recipe = changed_recipe(run_dir.recipe(), arguments)
+    recipe = changed_recipe(pinned_recipe(run_dir), arguments)
     tasks = _tasks(recipe, arguments.tasks)
     root = data_root().make()
     with turn_on_device(run_dir, recipe, root, lambda text: progress(text, None)) as device:

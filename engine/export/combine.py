@@ -26,6 +26,7 @@ from engine.contract.combinations import COMBINATIONS
 from engine.contract.errors import Problem, UserError
 from engine.contract.export_formats import FORMATS
 from engine.contract.files import read_json, replace_json
+from engine.contract.models import pinned_recipe, pinned_revision
 from engine.contract.places import DataRoot, require_free
 from engine.contract.rundir import RunDir
 from engine.export.card import public_base
@@ -86,7 +87,7 @@ def combine_adapters(
     first = parts[0]
     target = free_place(first.run.adapters, name, f"{method}-of-{len(parts)}")
     require_free(first.run.path, 2 * sum(folder_bytes(part.folder) for part in parts), what="The combined adapter")
-    recipe = first.run.recipe()
+    recipe = pinned_recipe(first.run)
     folder = resolve_model(recipe.model_name_or_path, revision=recipe.model.revision, root=root, progress=progress)
     with building(target) as temporary:
         progress("combining", 0.3)
@@ -151,8 +152,11 @@ def _check(parts: Sequence[Part], num_weights: int, method: str, density: float)
 def _foreign(first: Part, part: Part) -> list[Problem]:
     """Return why an adapter does not go with the first one."""
     ours, theirs = first.run.recipe(), part.run.recipe()
+    commits = {pinned_revision(first.run), pinned_revision(part.run)}
+    # a commit that one of them did not note down cannot be compared
+    same_commit = len(commits) == 1 or (ours.model.revision == theirs.model.revision and None in commits)
     found = []
-    if (ours.model_name_or_path, ours.model.revision) != (theirs.model_name_or_path, theirs.model.revision):
+    if ours.model_name_or_path != theirs.model_name_or_path or not same_commit:
         bases = f"{public_base(theirs.model_name_or_path)}, not of {public_base(ours.model_name_or_path)}"
         problem = f"{part.name} is an adapter of another base model: {bases}."
         found.append(Problem(problem=problem, fix="combine adapters of one base."))

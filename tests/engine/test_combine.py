@@ -12,15 +12,16 @@ from transformers import AutoModelForCausalLM
 
 from engine.contract.combinations import COMBINATIONS
 from engine.contract.errors import UserError
-from engine.contract.files import read_json
+from engine.contract.files import append_json, read_json
 from engine.contract.places import DataRoot
 from engine.contract.recipe_io import override
 from engine.contract.rundir import create_run_at
 from engine.contract.speakers import find_speaker, speakers_of
-from engine.export.combine import combine_adapters, skeleton
+from engine.export.combine import Part, _foreign, combine_adapters, skeleton
 from engine.export.combine_command import parse_weights
 from engine.export.merge import merge_run
 from engine.train.main import train
+from tests.fake_runs import fake_run
 from tests.tiny_model import save_tiny_model
 from tests.tiny_run import new_attempt
 
@@ -130,3 +131,17 @@ def test_weights_are_read():
     assert parse_weights("", 4) == [0.25] * 4 and parse_weights("1, -2", 2) == [1.0, -2.0]
     with pytest.raises(UserError):
         parse_weights("one", 1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "foreign"), [("a" * 40, "a" * 40, 0), ("a" * 40, "b" * 40, 1), ("a" * 40, None, 0)]
+)
+def test_adapters_of_two_commits_of_a_base_are_not_combined(tmp_path, ours, theirs, foreign):
+    """A commit that a run did not note down cannot be compared."""
+    parts = []
+    for number, commit in enumerate((ours, theirs)):
+        run = fake_run(tmp_path / str(number), "finished")
+        if commit:
+            append_json(run.events_file, {"step": 0, "kind": "model", "text": "", "data": {"revision": commit}})
+        parts.append(Part(run, tmp_path, 1.0))
+    assert len(_foreign(*parts)) == foreign
