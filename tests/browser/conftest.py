@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 PROJECT = Path(__file__).resolve().parents[2]
 FLAGS = (
@@ -25,6 +25,8 @@ FLAGS = (
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
+
+expect.set_options(timeout=20_000)  # a machine that has other work is slow, not wrong
 
 
 class Studio:
