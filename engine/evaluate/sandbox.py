@@ -106,7 +106,7 @@ class Sandbox:
         self.level = level or working_level()
         if not self.level and not allow_unsandboxed:
             problem = "Programs written by a model cannot be locked in on this machine, so none was run."
-            fix = "`python -m engine doctor` says why; or, in a machine that you can lose, add --allow-unsandboxed."
+            fix = "`python -m engine doctor` says why; use a machine that allows namespaces or Landlock."
             raise UserError(problem, fix=fix)
         self.level = self.level or "limits"
         self._readable = _installation(python)
