@@ -2,7 +2,8 @@
 
     {"step": 20, "time": 1764000000.0, "tokens_seen": 81234, "train/loss": 1.93, "task/<name>/loss": 1.2, ...}
 
-Declares only; the numbers are computed in `engine.train`.  Keys with `<name>` exist once per task.
+Declares only; the numbers are computed in `engine.train`.  Keys with `<name>` exist once per task, with `<index>` once
+per GPU of rank 0's machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class Metric:
     """What one key of `metrics.jsonl` means."""
 
     key: str
-    """Key, `<name>` stands for a task name."""
+    """Key; `<name>` stands for a task name, `<index>` for a GPU as torch counts them."""
     unit: str
     """Unit of the value; empty for plain numbers."""
     better: Literal["lower", "higher", "neither"]
@@ -47,16 +48,27 @@ METRICS: tuple[Metric, ...] = (
     Metric(key="perf/tokens_per_second", unit="tokens/s", better="higher", label="Throughput"),
     Metric(key="perf/step_time_s", unit="s", better="lower", label="Time per step"),
     Metric(key="perf/memory_bytes", unit="bytes", better="lower", label="Peak memory"),
+    Metric(key="gpu/<index>/utilization_percent", unit="%", better="higher", label="GPU utilization"),
+    Metric(key="gpu/<index>/memory_bytes", unit="bytes", better="lower", label="GPU memory"),
+    Metric(key="host/cpu_percent", unit="%", better="neither", label="CPU of the machine"),
+    Metric(key="host/memory_bytes", unit="bytes", better="lower", label="Memory of the machine"),
+    Metric(key="host/rss_bytes", unit="bytes", better="lower", label="Memory of rank 0"),
 )
 
 
 def metric_of(key: str) -> Metric | None:
     """Return the declaration of a key, or None if it is unknown (unknown keys are fine to keep)."""
     parts = key.split("/")
-    generic = f"task/<name>/{parts[-1]}" if parts[0] == "task" and len(parts) == 3 else key
+    stands_for = {"task": "<name>", "gpu": "<index>"}.get(parts[0])
+    generic = f"{parts[0]}/{stands_for}/{parts[-1]}" if stands_for and len(parts) == 3 else key
     return next((metric for metric in METRICS if metric.key == generic), None)
 
 
 def task_key(name: str, what: str) -> str:
     """Return the key of a task's metric: `task_key("sql", "loss")` is `task/sql/loss`."""
     return f"task/{name}/{what}"
+
+
+def gpu_key(index: int, what: str) -> str:
+    """Return the key of a GPU's metric: `gpu_key(0, "memory_bytes")` is `gpu/0/memory_bytes`."""
+    return f"gpu/{index}/{what}"

@@ -82,6 +82,55 @@ def inventory() -> Machine:
         return _cached[1]
 
 
+class GpuMeter:
+    """Utilization and used memory of the visible GPUs, read often: NVML stays open between two readings."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._open = False
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None and visible.strip() in ("", "-1"):
+            return
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+            self._open = True
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+            self._handles = _visible_handles([part for handle in handles for part in _slices(handle)], visible)
+        except pynvml.NVMLError:  # no driver, or one that does not answer: nothing to read
+            self._handles = []
+
+    def read(self) -> list[tuple[int | None, int | None]]:
+        """Return per GPU its busy share in percent and its used memory in bytes; None for what it does not tell."""
+        if not self._handles:
+            return []
+        import pynvml
+
+        def ask(function: Any, handle: Any) -> Any:
+            try:
+                return function(handle)
+            except pynvml.NVMLError:  # a MIG slice has no utilization; a GPU may fall off the bus
+                return None
+
+        found: list[tuple[int | None, int | None]] = []
+        for handle in self._handles:
+            rates, memory = (
+                ask(pynvml.nvmlDeviceGetUtilizationRates, handle),
+                ask(pynvml.nvmlDeviceGetMemoryInfo, handle),
+            )
+            found.append((None if rates is None else int(rates.gpu), None if memory is None else int(memory.used)))
+        return found
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        if self._open:
+            import pynvml
+
+            self._handles, self._open = [], False
+            pynvml.nvmlShutdown()
+
+
 def _read() -> Machine:
     (gpus, note), (driver, cuda) = _read_gpus(), _read_driver()
     memory = psutil.virtual_memory()

@@ -24,6 +24,7 @@ from engine.train.cost import CostWatch, peak_memory
 from engine.train.record import RunRecord
 from engine.train.sharding import check_wrapping
 from engine.train.trainer import CONTINUE, SAVE, STOP, MultiTaskTrainer
+from engine.train.usage import UsageWatch
 from engine.train.watch import LossWatch, convergence
 
 FIRST_STEPS = 20
@@ -50,6 +51,7 @@ class RunCallback(TrainerCallback):
         self._logged_step = 0
         self._logged_at = 0.0
         self._watch = LossWatch()
+        self._usage = UsageWatch()
         self._learning_rate = 0.0
         self.cost: CostWatch | None = None
         """Set after construction too; None if the model's sizes are not known."""
@@ -73,6 +75,14 @@ class RunCallback(TrainerCallback):
             started_step=state.global_step,
         )
         self._logged_at = time.monotonic()
+        if self.record.rank == 0:
+            self._usage.start()
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._usage.close()
         return control
 
     def on_step_begin(
@@ -148,6 +158,7 @@ class RunCallback(TrainerCallback):
             "perf/step_time_s": elapsed / steps,
             "perf/tokens_per_second": sums["tokens"] / elapsed,
             "perf/memory_bytes": peak_memory(),
+            **self._usage.take(),
         }
         if trainer.last_grad_norm is not None:
             row["optim/grad_norm"] = float(trainer.last_grad_norm)
