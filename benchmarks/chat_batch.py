@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine.chat.answering import answer_all
 from engine.chat.models import ChatModels
 from engine.chat.prompts import chat_prompt
-from engine.chat.row import Answer, Question
+from engine.chat.question import Answer, Question
 from engine.contract.records import Message
 from engine.contract.speakers import PRECISIONS, base_of, speakers_of
 from engine.export.merge_command import find_run

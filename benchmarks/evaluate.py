@@ -32,7 +32,8 @@ def main() -> None:
 
     from engine.contract.places import data_root
     from engine.data.humaneval import load_humaneval
-    from engine.evaluate.generate import Decoding, Generator
+    from engine.generate.generator import Generator
+    from engine.generate.row import Decoding
     from engine.model.sources import resolve_model
     from engine.model.tokenizer import load_tokenizer
 

@@ -197,7 +197,7 @@ def _generate(folder: Path, family: Any) -> None:
     from engine.chat.answering import answer_all
     from engine.chat.models import ChatModels
     from engine.chat.prompts import chat_prompt
-    from engine.chat.row import Answer, Question
+    from engine.chat.question import Answer, Question
     from engine.contract.records import Message
     from engine.contract.rundir import RunDir
     from engine.contract.speakers import base_of, speakers_of

@@ -16,7 +16,8 @@ from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir
 from engine.contract.speakers import base_of, find_speaker
 from engine.data.humaneval import load_humaneval
-from engine.evaluate.generate import Decoding, Generator
+from engine.generate.generator import Generator
+from engine.generate.row import Decoding
 from engine.model import starter
 from engine.model.sources import resolve_model
 from engine.model.tokenizer import load_tokenizer

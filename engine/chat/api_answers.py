@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from engine.chat.api_requests import ApiRequest
-from engine.chat.row import Answer
+from engine.chat.question import Answer
 
 FINISH = {"length limit": "length"}
 """Our reason for an end -> the API's; all others are `stop`."""

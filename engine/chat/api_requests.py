@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.chat.row import Sampling
 from engine.contract.records import Message
 from engine.contract.strict_json import BadJson, parse_strict, text_problem
+from engine.generate.row import Sampling
 
 MAX_BODY_BYTES = 8 * 2**20
 MAX_MESSAGES = 2000

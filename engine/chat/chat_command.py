@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from engine.chat.answering import answer_all
     from engine.chat.models import ChatModels
     from engine.chat.prompts import chat_prompt
-    from engine.chat.row import Question, read_sampling
+    from engine.chat.question import Question, read_sampling
     from engine.contract.records import Message
 
     sampling = read_sampling({"temperature": arguments.temperature, "top_p": arguments.top_p, "seed": arguments.seed})

@@ -32,7 +32,7 @@ from engine.chat.api_answers import ChatForm, Form, TextForm, event_line, finish
 from engine.chat.api_requests import MAX_BODY_BYTES, ApiError, ApiRequest, chat_request, read_body, text_request
 from engine.chat.models import ChatModels
 from engine.chat.prompts import chat_prompt, text_prompt
-from engine.chat.row import Answer, Question
+from engine.chat.question import Answer, Question
 from engine.contract.errors import UserError
 from engine.contract.loopback import refusal
 from engine.contract.speakers import Speaker

@@ -96,7 +96,7 @@ class Worker:
         from engine.chat.answering import answer_all
         from engine.chat.models import ChatModels
         from engine.chat.prompts import chat_prompt
-        from engine.chat.row import Question, read_sampling
+        from engine.chat.question import Question, read_sampling
 
         if self.models is None or self.models.wanted != base:
             self.models = None

@@ -26,7 +26,6 @@ from engine.contract.rundir import RunDir
 from engine.contract.taskfile import Message, write_messages
 from engine.data.codec import Codec
 from engine.data.hub import fetch_dataset, local_recipe
-from engine.evaluate.generate import Decoding, Generated, Generator
 from engine.evaluate.harness import Harness, measure_harness
 from engine.evaluate.heldout import Dataset, Scored, heldout_datasets, retention_task
 from engine.evaluate.judge import Judge
@@ -35,6 +34,8 @@ from engine.evaluate.models import Models
 from engine.evaluate.results import EvalStore, open_results
 from engine.evaluate.scorers import SCORERS
 from engine.evaluate.unit_tests import pass_tests
+from engine.generate.generator import Generator
+from engine.generate.row import Decoding, Generated
 from engine.model.sources import resolve_model
 from engine.model.tokenizer import load_tokenizer
 

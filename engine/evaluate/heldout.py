@@ -22,7 +22,7 @@ from engine.contract.sources import find_source, read_source
 from engine.data.codec import Codec
 from engine.data.prepare import StoredRows, prepare
 from engine.data.tokenize import Encoded
-from engine.evaluate.generate import Decoding
+from engine.generate.row import Decoding
 
 TEST_COLUMNS = ("tests", "test_list", "unit_tests", "test")
 Scored = tuple[Sequence[EvalExample], dict[str, Scores]]

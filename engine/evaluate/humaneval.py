@@ -20,10 +20,10 @@ from engine.contract.records import Message
 from engine.data.codec import MFTCODER_TEMPLATE, Codec
 from engine.data.humaneval import Problem, load_humaneval, read_problems
 from engine.data.tokenize import encode_prompt
-from engine.evaluate.generate import Decoding
 from engine.evaluate.heldout import Dataset, Prompt, Scored
 from engine.evaluate.programs import program_of
 from engine.evaluate.sandbox import Limits, Outcome, Sandbox
+from engine.generate.row import Decoding
 
 NAME = "humaneval"
 Form = Literal["auto", "plain", "mftcoder", "template"]

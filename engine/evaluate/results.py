@@ -19,7 +19,7 @@ from engine.contract.eval_results import EvalInputs, EvalResult
 from engine.contract.files import append_json, read_rows, replace_json, truncate_torn_tail
 from engine.contract.rundir import RunDir
 from engine.contract.stored import restore
-from engine.evaluate.generate import Generated
+from engine.generate.row import Generated
 
 
 class EvalStore:

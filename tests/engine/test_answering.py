@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.chat import models as chat_models
-from engine.chat.answering import WrongSpeaker, answer_all, draw
+from engine.chat.answering import WrongSpeaker, answer_all
 from engine.chat.models import ChatModels
-from engine.chat.prompts import chat_prompt, fit, stop_ids, text_prompt
-from engine.chat.row import Question, Row, Sampling
+from engine.chat.prompts import chat_prompt, stop_ids, text_prompt
+from engine.chat.question import Question
 from engine.contract.errors import UserError
 from engine.contract.recipe_io import override
 from engine.contract.records import Message
 from engine.contract.rundir import create_run_at
 from engine.contract.speakers import base_of, find_speaker, runs_on_the_same_base, speakers_of
 from engine.data.codec import Codec
+from engine.generate.loop import draw
+from engine.generate.row import Decoding, Row, Sampling
 from engine.model.families import family_of, save_tiny_model
 from engine.model.tiny_tokenizer import character_tokenizer
 from engine.train.main import train
@@ -241,11 +244,11 @@ def test_speakers_of_other_runs_need_the_same_base(recipe, run, tmp_path):
 def test_answers_end_at_stop_texts_and_never_show_a_part_of_one():
     codec = Codec.of(character_tokenizer())
     heard: list[str] = []
-    prompt = fit([5], context=None, max_new_tokens=20)
-    row = Row(codec, Question(speaker=None, prompt=prompt, sampling=Sampling(stop=("END", "zz"))), [2], heard.append)
+    decoding = Decoding(max_new_tokens=20, stop=("END", "zz"))
+    row = Row([5], decoding, decode=partial(codec.decode, skip_special_tokens=True), ends=[2], emit=heard.append)
     for token in codec.encode(["onE twEN EENDmore"])[0]:
         row.add(token)
-    assert row.text == "".join(heard) == "onE twEN E" and row.reason == "stop text"
+    assert row.text == "".join(heard) == "onE twEN E" and row.end == "stop text"
     assert all("END" not in "".join(heard[: end + 1]) for end in range(len(heard)))
 
 
@@ -260,10 +263,10 @@ def test_half_characters_wait_for_their_other_half():
     codec = Codec.of(PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>"))
     heard: list[str] = []
     text = "a\u65e5\U0001f642b"
-    row = Row(codec, Question(speaker=None, prompt=fit([5], context=None, max_new_tokens=99)), [0], heard.append)
+    row = Row([5], Decoding(), decode=partial(codec.decode, skip_special_tokens=True), ends=[0], emit=heard.append)
     for token in [*codec.encode([text])[0], 0]:
         row.add(token)
-    assert heard == [*text, ""] and row.text == text and row.reason == "end of turn"
+    assert heard == [*text, ""] and row.text == text and row.end == "end of turn"
 
 
 def test_long_conversations_are_refused_or_lose_whole_turns_and_say_so():

@@ -10,8 +10,8 @@ import pytest
 from engine.contract.errors import UserError
 from engine.contract.eval_results import EvalExample, EvalInputs, EvalResult, Scores, read_results
 from engine.contract.rundir import RunDir
-from engine.evaluate.generate import Generated
 from engine.evaluate.results import open_results
+from engine.generate.row import Generated
 
 INPUTS = EvalInputs(subject="merged/a", dataset="sql", kind="answers", settings={"max_new_tokens": 9}, weights="w1")
 

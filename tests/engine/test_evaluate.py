@@ -19,9 +19,9 @@ from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run_at
 from engine.evaluate import turn
 from engine.evaluate.evaluation import Wanted, evaluate_run
-from engine.evaluate.generate import Generator
 from engine.evaluate.models import choose_subjects
 from engine.evaluate.scorers import exact_match
+from engine.generate.generator import Generator
 from engine.launch.devices import inventory
 from engine.launch.jobs import JobStatus
 from engine.launch.locks import acquire, devices_of

@@ -1,0 +1,1 @@
+"""Prompts to answers: one loop for the chat, the endpoint, evaluations and samples."""
