@@ -68,12 +68,15 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def read_rows(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def read_rows(
+    path: Path, offset: int = 0, *, max_bytes: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
     """Read the rows that were appended since `offset`.
 
     Args:
         path: A file of JSON lines; a missing file has no rows.
         offset: Byte offset returned by the previous call; beyond the end (the file was replaced) means start over.
+        max_bytes: Read no more than this at once; a line that is longer is skipped as broken.
 
     Returns:
         The rows and the next offset. A last line without newline is left for the next call; broken lines are skipped.
@@ -83,10 +86,12 @@ def read_rows(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
             if offset > os.fstat(file.fileno()).st_size:
                 offset = 0
             file.seek(offset)
-            data = file.read()
+            data = file.read(-1 if max_bytes is None else max_bytes)
     except FileNotFoundError:
         return [], 0
     end = data.rfind(b"\n") + 1
+    if not end and len(data) == max_bytes:
+        return [], offset + len(data)
     rows = []
     for line in data[:end].split(b"\n"):
         try:

@@ -5,7 +5,7 @@
               notes.json         tags and a note                                studio
               control.json       what people ask for: stop, save              studio or CLI
               status.json        where the run is                             rank 0
-              metrics.jsonl events.jsonl errors/ logs/ data/report.json checkpoints/step-NNNNNN/
+              metrics.jsonl events.jsonl samples.jsonl errors/ logs/ data/report.json checkpoints/step-NNNNNN/
               merged/<name>/ exports/<name>/ adapters/<name>/                 their commands, by rename
               eval/*.json        what was measured of its models              `engine evaluate`
 

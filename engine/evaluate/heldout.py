@@ -95,7 +95,7 @@ def heldout_datasets(
             fix = "give it an eval_path, or leave it out with --tasks."
             raise UserError(f"Task `{task.name}` has no held-out examples to measure.", fix=fix)
         assert isinstance(task.heldout, StoredRows)
-        found.append(_dataset(section, task.heldout, recipe))
+        found.append(task_dataset(section, task.heldout, recipe))
     return found
 
 
@@ -104,7 +104,14 @@ def retention_task(path: Path) -> TaskSection:
     return TaskSection(name=RETENTION, path=str(path), eval_path=str(path), weight=0.0)
 
 
-def _dataset(section: TaskSection, heldout: StoredRows, recipe: Recipe) -> Dataset:
+def task_dataset(section: TaskSection, heldout: StoredRows, recipe: Recipe) -> Dataset:
+    """Return what a model is measured on with some held-out rows of a task; plain text has no prompts.
+
+    Args:
+        section: The task, with its path on this disk: the texts are read again, for the store holds tokens only.
+        heldout: The rows.
+        recipe: Of the run.
+    """
     rows, store = heldout.rows, heldout.store
     ids = _distinct(
         f"{int(store.keys[example]):016x}" + (f"-{start}" if start else "")

@@ -30,10 +30,14 @@ class Generator:
         model: A causal language model, with or without adapter, on its device, in eval mode.
         tokenizer: Its tokenizer.
         batch_size: Rows that are answered together; halved by itself where the GPU's memory is too small.
+        is_trained: Whether the model goes on learning afterwards.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 16) -> None:
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 16, is_trained: bool = False
+    ) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, max(1, batch_size)
+        self.is_trained = is_trained
         own = getattr(model.generation_config, "eos_token_id", None)
         ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
         self.ends = frozenset(int(token) for token in ends if token is not None)
@@ -74,7 +78,7 @@ class Generator:
                 for p in batch
             ]
             try:
-                for row in grow(self.model, rows):
+                for row in grow(self.model, rows, is_trained=self.is_trained):
                     answers[row.place] = row.generated()
                     on_done(row.place, answers[row.place])
             except torch.OutOfMemoryError:

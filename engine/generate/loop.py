@@ -27,13 +27,13 @@ FILLER = 0
 """Padding is masked: any token will do."""
 
 
-@torch.inference_mode()
 def grow(
     model: Any,
     rows: Sequence[Row],
     *,
     arguments: Callable[[Sequence[Row]], dict[str, Any]] = lambda _: {},
     stopped: Callable[[], bool] = lambda: False,
+    is_trained: bool = False,
 ) -> Iterator[Row]:
     """Let answers grow until each has ended.
 
@@ -42,10 +42,23 @@ def grow(
         rows: Prompts and what becomes of them; at least one.
         arguments: Further arguments of the model's forward for the rows that are left.
         stopped: Asked after each token; true ends all rows.
+        is_trained: Whether the model goes on learning afterwards: what its layers keep between forward passes
+            (positions that grow with the text) must then stay usable in a backward pass.
 
     Yields:
         Rows as they end.
     """
+    # as decorators of a generator they hold while it runs, not while its caller does
+    mode = torch.no_grad() if is_trained else torch.inference_mode()
+    yield from mode(_grow)(model, rows, arguments, stopped)
+
+
+def _grow(
+    model: Any,
+    rows: Sequence[Row],
+    arguments: Callable[[Sequence[Row]], dict[str, Any]],
+    stopped: Callable[[], bool],
+) -> Iterator[Row]:
     step = _Step(model)
     rows = list(rows)
     ids, mask = pad_left([row.prompt for row in rows], model.device)

@@ -22,6 +22,7 @@ from engine.contract.recipe import RecordSection
 from engine.contract.strategy import Strategy
 from engine.train.cost import CostWatch, peak_memory
 from engine.train.record import RunRecord
+from engine.train.samples import Sampler
 from engine.train.sharding import check_wrapping
 from engine.train.trainer import CONTINUE, SAVE, STOP, MultiTaskTrainer
 from engine.train.usage import UsageWatch
@@ -55,6 +56,8 @@ class RunCallback(TrainerCallback):
         self._learning_rate = 0.0
         self.cost: CostWatch | None = None
         """Set after construction too; None if the model's sizes are not known."""
+        self.sampler: Sampler | None = None
+        """Set after construction too; None if the run has no samples, and on other ranks than 0."""
 
     # ---- the Trainer's hooks ----
 
@@ -252,6 +255,9 @@ class RunCallback(TrainerCallback):
             words = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
             took = time.monotonic() - before
             self.record.event("eval", f"Evaluation: {words} ({took:.1f} s).", step=state.global_step)
+        if self.sampler is not None:
+            self.record.update(phase="answering held-out prompts")
+            self.sampler.take(state.global_step)
         self.record.update(phase="training")
         self._logged_at += time.monotonic() - before  # evaluation is not training time
         return is_best

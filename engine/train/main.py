@@ -152,6 +152,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     from engine.model.sources import resolve_model
     from engine.model.tokenizer import load_tokenizer
     from engine.train.run_trainer import training_arguments
+    from engine.train.samples import build_sampler
 
     tell, device = _teller(record), resolve_device(recipe)
     record.phase("looking for the model", stage="model")
@@ -165,7 +166,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
     of_commit = f", commit {commit[:12]}" if commit else ""
     record.event("model", f"Model: {recipe.model_name_or_path}{of_commit}.", **({"revision": commit} if commit else {}))
     tokenizer = load_tokenizer(folder, tell, chat_template=recipe.data.chat_template)
-    prepared = _read_data(run, recipe, record, tokenizer)
+    prepared, local = _read_data(run, recipe, record, tokenizer)
     record.phase("loading the model", stage="load")
     set_seed(recipe.seed)  # the adapter's random start belongs to the recipe too
     strategy = Strategy.read(read_json(run.strategy_file)) or choose_strategy(recipe, inventory(), None)
@@ -176,6 +177,7 @@ def build_trainer(run: RunDir, recipe: Recipe, record: RunRecord, *, resumed: bo
         run, recipe, record, model=model, tokenizer=tokenizer, prepared=prepared, arguments=arguments, strategy=strategy
     )
     callback.cost = _estimated(recipe, record, folder, prepared, device=device, strategy=strategy)
+    callback.sampler = build_sampler(local, record, trainer, strategy, is_urgent=lambda: callback.signalled)
     return trainer, callback
 
 
@@ -249,16 +251,21 @@ def _assemble(
     return trainer, callback
 
 
-def _read_data(run: RunDir, recipe: Recipe, record: RunRecord, tokenizer: Any) -> Any:
-    """Read, encode and split all tasks, fetching those that lie on a hub, and tell what became of them."""
+def _read_data(run: RunDir, recipe: Recipe, record: RunRecord, tokenizer: Any) -> tuple[Any, Recipe]:
+    """Read, encode and split all tasks, fetching those that lie on a hub, and tell what became of them.
+
+    Returns:
+        What was prepared, and the recipe with the paths on this disk.
+    """
     from engine.data.codec import Codec
     from engine.data.hub import local_recipe
     from engine.data.prepare import prepare, report_json
 
     root = data_root().make()
     record.phase("reading and encoding the tasks", stage="data")
+    local = local_recipe(recipe, root, lambda text, share: record.phase(text, stage="data", share=share))
     prepared = prepare(
-        local_recipe(recipe, root, lambda text, share: record.phase(text, stage="data", share=share)),
+        local,
         Codec.of(tokenizer),
         root.prepared,
         lambda text, share: record.phase(text, stage="data", share=share),
@@ -268,7 +275,7 @@ def _read_data(run: RunDir, recipe: Recipe, record: RunRecord, tokenizer: Any) -
     if best != "mean" and not next(task for task in prepared.tasks if task.name == best).heldout:
         problem = f"The best checkpoint is to be told by {best}, which has no held-out examples."
         raise UserError(problem, fix="give it some, or use mean.", field="record.metric_for_best_model")
-    return prepared
+    return prepared, local
 
 
 def _tell_data(run: RunDir, recipe: Recipe, record: RunRecord, prepared: Any, report: dict[str, Any]) -> None:

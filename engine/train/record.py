@@ -1,4 +1,4 @@
-"""What rank 0 writes down while a run lives: status.json, metrics.jsonl, events.jsonl, errors/rank-N.json.
+"""What rank 0 writes down while a run lives: status.json, {metrics,events,samples}.jsonl, errors/rank-N.json.
 
 Every file has this process as its one writer.  On other ranks the same calls do nothing, so that the code that trains
 need not ask who it is.
@@ -19,6 +19,7 @@ from engine.contract.errors import Problem
 from engine.contract.files import append_json, finite, replace_json, truncate_torn_tail
 from engine.contract.redact import redact
 from engine.contract.rundir import ProcessId, RunDir, Status
+from engine.contract.samples import Sample, samples_file
 from engine.train.sinks import Sinks
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class RunRecord:
         self._written_at = 0.0
         self._unwritten: deque[tuple[Path, dict[str, Any]]] = deque(maxlen=MAX_UNWRITTEN)
         if rank == 0:
-            for stream in (run.metrics_file, run.events_file):
+            for stream in (run.metrics_file, run.events_file, samples_file(run)):
                 truncate_torn_tail(stream)
 
     def update(self, *, force: bool = True, **changes: Any) -> None:
@@ -84,6 +85,11 @@ class RunRecord:
         self.sinks.row(row)
         if lost:
             self.event("problem", f"Not a number at step {row['step']}: {', '.join(lost)}.", step=row["step"])
+
+    def sample(self, sample: Sample) -> None:
+        """Append one answer of the model to a held-out prompt."""
+        if self.rank == 0:
+            self._append(samples_file(self.run), {"time": time.time(), **asdict(sample)})
 
     def event(self, kind: str, text: str, *, step: int | None = None, **data: Any) -> None:
         """Append one event: a decision, a milestone or a warning, with its reason in words."""

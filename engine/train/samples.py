@@ -1,0 +1,230 @@
+"""What the model answers to a few held-out prompts at each evaluation, greedily: the same prompts all along.
+
+    held-out rows of a task -> by content hash -> the first that are short enough -> answers -> samples.jsonl
+
+The training never notices: no gradient, no random number, the same mode before and after, and a failure ends the
+samples, not the run.  Rank 0 does it alone while the others wait at their next exchange, so it has a time limit well
+below theirs; a model whose weights lie on all ranks cannot be asked by one, and is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.contract.recipe import Recipe
+from engine.contract.samples import Sample, clipped
+from engine.contract.strategy import Strategy
+from engine.data.prepare import StoredRows, Task
+from engine.data.rows import Rows
+from engine.data.scramble import scramble
+from engine.evaluate.heldout import Prompt, task_dataset
+from engine.generate.generator import Generator
+from engine.generate.row import Decoding, Generated
+from engine.train.record import RunRecord
+
+logger = logging.getLogger(__name__)
+MAX_PROMPT_TOKENS = 1024
+"""Longer prompts are not chosen: reading them would take longer than answering."""
+MAX_SECONDS = 60.0
+"""For all answers of one evaluation; other ranks wait meanwhile, and give up after ten minutes."""
+BATCH_TOKENS = 8192
+"""Prompts and answers of one batch: a small cache beside the state of the training."""
+SEARCHED = 1000
+"""Held-out rows of a task among which prompts are chosen: a large file need not be read to its end."""
+CANDIDATES = 64
+"""Of them whose text is read."""
+_STREAM = 41
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt of a task."""
+
+    task: str
+    number: int
+    prompt: Prompt
+
+
+class Sampler:
+    """Lets the model of a run answer its questions.
+
+    Args:
+        record: The pen of the run.
+        model: The model, not wrapped.
+        tokenizer: Its tokenizer.
+        questions: What it is asked, in the order of the tasks.
+        max_new_tokens: Longest answer.
+        context: Of the forward passes: the number format of the evaluation.
+        is_urgent: Whether the run is to end at once.
+    """
+
+    def __init__(
+        self,
+        record: RunRecord,
+        model: Any,
+        tokenizer: Any,
+        questions: Sequence[Question],
+        *,
+        max_new_tokens: int,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        is_urgent: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.record, self.model, self.tokenizer = record, model, tokenizer
+        self.questions, self.decoding = tuple(questions), Decoding(max_new_tokens=max_new_tokens)
+        self.context, self.is_urgent = context, is_urgent
+        self.seconds = 0.0
+        """What all samples of this attempt took so far."""
+        self._began = time.monotonic()
+
+    def take(self, step: int) -> None:
+        """Answer all questions and write the answers down; what goes wrong is told, and ends the samples."""
+        if not self.questions:
+            return
+        before = time.monotonic()
+        answers: dict[int, Generated] = {}
+        reason = ""
+        try:
+            self._answer(answers, before + MAX_SECONDS)
+        except _Cut as cut:
+            reason = str(cut)
+        except (RuntimeError, ValueError, IndexError) as error:  # torch's out of memory is a RuntimeError
+            logger.exception("no samples")
+            first = (str(error).splitlines() or [""])[0][:200]
+            text = f"No more samples: the model cannot answer while it is trained ({first or type(error).__name__})."
+            self.record.event("samples", text, step=step)
+            self.questions = ()
+            return
+        for place, answer in sorted(answers.items()):
+            self.record.sample(_sample(step, self.questions[place], answer))
+        self._tell(step, answers, time.monotonic() - before, reason)
+
+    def _tell(self, step: int, answers: dict[int, Generated], took: float, reason: str) -> None:
+        self.seconds += took
+        share = self.seconds / max(time.monotonic() - self._began, 1e-9)
+        tokens = sum(answer.num_tokens for answer in answers.values())
+        text = f"Samples: {len(answers)} answers, {tokens} tokens ({took:.1f} s; {share:.1%} of the time so far)."
+        if left := len(self.questions) - len(answers):
+            text = f"{text[:-1]}; {left} left out: {reason}."
+        self.record.event("samples", text, step=step, seconds=round(took, 3), share=round(share, 4))
+
+    def _answer(self, answers: dict[int, Generated], until: float) -> None:
+        """Fill `answers` by the question's place.
+
+        Raises:
+            _Cut: If time is up, or the run is to end.
+        """
+
+        def check(*_: Any) -> None:
+            if self.is_urgent():
+                raise _Cut("the run is to end")
+            if time.monotonic() > until:
+                raise _Cut(f"they take longer than {MAX_SECONDS:.0f} s")
+
+        longest = max(len(question.prompt.ids) for question in self.questions) + self.decoding.max_new_tokens
+        rows = max(1, BATCH_TOKENS // longest)
+        generator = Generator(self.model, self.tokenizer, batch_size=rows, is_trained=True)
+        was_training = self.model.training
+        # before every token: an answer that does not end in time is given up
+        hook = self.model.register_forward_pre_hook(check)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices), self.context():
+                prompts = [question.prompt.ids for question in self.questions]
+                generator.answer(prompts, self.decoding, on_done=answers.__setitem__)
+        finally:
+            hook.remove()
+            self.model.train(was_training)
+
+
+class _Cut(Exception):
+    """Why answers were given up."""
+
+
+def build_sampler(
+    recipe: Recipe,
+    record: RunRecord,
+    trainer: Any,
+    strategy: Strategy,
+    *,
+    is_urgent: Callable[[], bool],
+) -> Sampler | None:
+    """Return what writes the samples of a run, None if it has none; why not is told.
+
+    Args:
+        recipe: With paths on this disk.
+        record: The pen of the run.
+        trainer: A `MultiTaskTrainer`.
+        strategy: How the processes share the model.
+        is_urgent: Whether the run is to end at once.
+    """
+    wanted, most = recipe.record.sample_prompts, recipe.record.sample_max_new_tokens
+    if not wanted or record.rank != 0:
+        return None
+    if strategy.name in ("fsdp2", "zero3"):
+        text = f"No samples during training: with {strategy.name} each process holds a part of the weights only. "
+        record.event("samples", text + "`Evaluate` answers the same prompts with the checkpoints.")
+        return None
+    questions = []
+    for section, task in zip(recipe.tasks, trainer.tasks, strict=True):
+        if not len(task.heldout):
+            continue
+        found = choose_prompts(recipe, section, task, room=_context(trainer.model) - most)[:wanted]
+        questions += [Question(task.name, number, prompt) for number, prompt in enumerate(found)]
+        if not found:
+            text = f"No samples of {task.name}: none of its held-out examples asks something in "
+            record.event("samples", text + f"{MAX_PROMPT_TOKENS} tokens or less.")
+    return Sampler(
+        record,
+        trainer.model,
+        trainer.processing_class,
+        questions,
+        max_new_tokens=most,
+        context=trainer.compute_loss_context_manager,
+        is_urgent=is_urgent,
+    )
+
+
+def choose_prompts(recipe: Recipe, section: Any, task: Task, *, room: int) -> list[Prompt]:
+    """Return the prompts of a task that fit, in an order that depends on their content alone.
+
+    Args:
+        recipe: With paths on this disk.
+        section: The task in it.
+        task: The same, prepared.
+        room: Tokens that a prompt may have.
+    """
+    heldout = task.heldout
+    assert isinstance(heldout, StoredRows)
+    rows, keys = heldout.rows, heldout.store.keys
+    order = np.argsort(scramble(keys[rows.example[:SEARCHED]], _STREAM), kind="stable")[:CANDIDATES]
+    few = Rows(rows.example[order], rows.start[order], rows.stop[order], rows.num_supervised[order])
+    prompts = task_dataset(section, StoredRows(heldout.store, few), recipe).prompts
+    return [prompt for prompt in prompts if 0 < len(prompt.ids) <= min(room, MAX_PROMPT_TOKENS)]
+
+
+def _context(model: Any) -> int:
+    """Return the tokens that a model can look back on."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30)
+
+
+def _sample(step: int, question: Question, answer: Generated) -> Sample:
+    prompt = question.prompt
+    return Sample(
+        step=step,
+        task=question.task,
+        prompt=question.number,
+        question=clipped(prompt.text),
+        gold=clipped(prompt.reference),
+        output=clipped(answer.text),
+        num_tokens=answer.num_tokens,
+        end=answer.end,
+    )
