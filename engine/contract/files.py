@@ -68,9 +68,7 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def read_rows(
-    path: Path, offset: int = 0, *, max_bytes: int | None = None
-) -> tuple[list[dict[str, Any]], int]:
+def read_rows(path: Path, offset: int = 0, *, max_bytes: int | None = None) -> tuple[list[dict[str, Any]], int]:
     """Read the rows that were appended since `offset`.
 
     Args:

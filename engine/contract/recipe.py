@@ -284,7 +284,7 @@ class RecordSection(Section):
     per_device_eval_batch_size: Count = Field(8, ge=1, le=4096)
     """Examples per device in one forward pass of the evaluation."""
     sample_prompts: Count = Field(2, ge=0, le=16)
-    """Held-out prompts of each task that the model answers at each evaluation, always the same ones. 0 = none."""
+    """Held-out prompts of each task that the model answers at each evaluation, always the same ones; 0 for none."""
     sample_max_new_tokens: Count = Field(64, ge=1, le=1024)
     """Longest such answer, tokens."""
 

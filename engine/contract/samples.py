@@ -2,8 +2,8 @@
 
     {"step": 40, "task": "sql", "prompt": 0, "question": "...", "gold": "...", "output": "...", "num_tokens": 64, ...}
 
-One line per (step, task, prompt), written by rank 0.  A run that goes on from a checkpoint does some steps again: as with
-metrics, the later line counts.
+One line per (step, task, prompt), written by rank 0.  A resumed run does some steps again: as with metrics, the later
+line counts.
 """
 
 from __future__ import annotations

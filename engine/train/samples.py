@@ -109,11 +109,13 @@ class Sampler:
     def _tell(self, step: int, answers: dict[int, Generated], took: float, reason: str) -> None:
         self.seconds += took
         share = self.seconds / max(time.monotonic() - self._began, 1e-9)
-        tokens = sum(answer.num_tokens for answer in answers.values())
-        text = f"Samples: {len(answers)} answers, {tokens} tokens ({took:.1f} s; {share:.1%} of the time so far)."
-        if left := len(self.questions) - len(answers):
-            text = f"{text[:-1]}; {left} left out: {reason}."
+        tokens, left = sum(answer.num_tokens for answer in answers.values()), len(self.questions) - len(answers)
+        text = f"Samples: {len(answers)} answers, {tokens} tokens ({took:.1f} s)."
+        if step:  # before the first step it is a share of nothing
+            text = f"Samples: {len(answers)} answers, {tokens} tokens ({took:.1f} s; {share:.1%} of the time so far)."
         self.record.event("samples", text, step=step, seconds=round(took, 3), share=round(share, 4))
+        if left:
+            self.record.event("samples", f"{left} samples are left out: {reason}.", step=step)
 
     def _answer(self, answers: dict[int, Generated], until: float) -> None:
         """Fill `answers` by the question's place.
@@ -170,8 +172,11 @@ def build_sampler(
     if not wanted or record.rank != 0:
         return None
     if strategy.name in ("fsdp2", "zero3"):
-        text = f"No samples during training: with {strategy.name} each process holds a part of the weights only. "
-        record.event("samples", text + "`Evaluate` answers the same prompts with the checkpoints.")
+        text = (
+            f"No samples during training: with {strategy.name} each process holds only a part of the weights. "
+            "Evaluate the checkpoints to see answers."
+        )
+        record.event("samples", text)
         return None
     questions = []
     for section, task in zip(recipe.tasks, trainer.tasks, strict=True):
@@ -180,8 +185,10 @@ def build_sampler(
         found = choose_prompts(recipe, section, task, room=_context(trainer.model) - most)[:wanted]
         questions += [Question(task.name, number, prompt) for number, prompt in enumerate(found)]
         if not found:
-            text = f"No samples of {task.name}: none of its held-out examples asks something in "
-            record.event("samples", text + f"{MAX_PROMPT_TOKENS} tokens or less.")
+            text = (
+                f"No samples of {task.name}: no held-out example asks something in {MAX_PROMPT_TOKENS} tokens or less."
+            )
+            record.event("samples", text)
     return Sampler(
         record,
         trainer.model,

@@ -141,7 +141,7 @@ def test_answers_stop_when_the_run_is_to_end():
     left = iter([False, False, True])
     taker, notes = sampler(tiny_llama(), is_urgent=lambda: next(left))
     taker.take(1)
-    assert notes.events[0].endswith("; 3 left out: the run is to end.")
+    assert notes.events[-1] == "3 samples are left out: the run is to end."
 
 
 def test_a_layer_that_keeps_something_between_passes_can_still_be_trained():
