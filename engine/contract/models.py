@@ -1,6 +1,7 @@
 """Where a model lies on this disk, without loading it and without torch.
 
     local folder  |  our cache root/models/<slug>@<commit>/  |  the Hugging Face cache          -> Path, or None
+    local .gguf   |  its converted copy in our cache                                            -> Path, or None
 
 A model folder is config.json plus *.safetensors.  Pickled weights and remote code are refused with the way out.
 """
@@ -15,6 +16,7 @@ from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.files import read_json, slug
+from engine.contract.gguf_file import find_converted, gguf_of, header_of
 from engine.contract.model_facts import known_config, read_config
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
@@ -89,14 +91,26 @@ def _in_our_cache(name: str, root: DataRoot, revision: str | None) -> Path | Non
 
 
 def find_local(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> Path | None:
-    """Return the folder of a model that is on this disk already, or None for a hub id that is not.
+    """Return the folder of a model that is on this disk already; None for a hub id that is not, or a GGUF file yet
+    to be converted.
 
     Raises:
-        UserError: If a local folder is named that cannot be used.
+        UserError: If a local folder or file is named that cannot be used.
     """
     if is_local_path(name_or_path):
+        if (gguf := local_gguf(name_or_path)) is not None:
+            return find_converted(gguf, root, revision=revision)
         return check_model_folder(Path(name_or_path).expanduser())
     return _in_our_cache(name_or_path, root, revision) or _in_hub_cache(name_or_path, revision)
+
+
+def local_gguf(name_or_path: str) -> Path | None:
+    """Return the GGUF file that a local path means; None for any other model.
+
+    Raises:
+        UserError: If it is a folder with several.
+    """
+    return gguf_of(Path(name_or_path).expanduser()) if is_local_path(name_or_path) else None
 
 
 def model_config(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> dict[str, Any] | None:
@@ -106,6 +120,8 @@ def model_config(name_or_path: str, root: DataRoot, *, revision: str | None = No
         UserError: If a local folder is named that cannot be used.
     """
     local = find_local(name_or_path, root, revision=revision)
+    if local is None and (gguf := local_gguf(name_or_path)) is not None:
+        return header_of(gguf).config()
     return (read_config(local) if local else None) or known_config(name_or_path)
 
 

@@ -22,6 +22,7 @@ from engine.contract.memory import gigabytes
 from engine.contract.places import require_free
 
 Progress = Callable[[str, float | None], None]
+"""Takes a phrase and the share done, None if unknown."""
 TOLD_EVERY_S = 1.0
 READ_BYTES = 1 << 22
 TRIES = 2

