@@ -196,8 +196,7 @@ def read_header(path: Path, size: int, mtime_ns: int) -> GgufHeader:
         UserError: If it is no GGUF file, cut, or not a model that transformers reads.
     """
     if part := _PART.search(path.name):
-        fix = "join them: llama-gguf-split --merge FIRST_PART whole.gguf"
-        raise _refuse(f"{path.name} is one of {int(part[1])} parts of a GGUF model.", fix)
+        raise _one_of(path, int(part[1]))
     try:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = _Reader(data, path).header()
@@ -213,15 +212,18 @@ def read_header(path: Path, size: int, mtime_ns: int) -> GgufHeader:
 def _judge(header: GgufHeader) -> None:
     """Refuse what transformers would not read, or would read as another model."""
     name, kind = header.path.name, str(header.metadata.get("general.type", "model"))
-    other = "choose the model as safetensors instead."
+    other = "choose the model as safetensors."
     if kind != "model":
         raise _refuse(f"{name} holds a GGUF {kind[:40]}, not a whole model.", "choose the file of a model.")
     if (parts := header.metadata.get("split.count", 1)) and parts != 1:
-        raise _refuse(f"{name} is one of {parts} parts.", "join them: llama-gguf-split --merge FIRST_PART whole.gguf")
+        raise _refuse(
+            f"{name} is one of {parts} parts of a GGUF model.",
+            "join them: llama-gguf-split --merge FIRST_PART whole.gguf",
+        )
     if header.architecture not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        problem = f"{name} holds a model of the architecture {header.architecture[:40] or 'that it does not name'}"
-        raise _refuse(f"{problem}; of GGUF files these can be read: {known}.", other)
+        known, architecture = ", ".join(sorted(ARCHITECTURES)), header.architecture[:40] or "(none)"
+        problem = f"{name} is of the architecture {architecture}; of GGUF files these can be read: {known}."
+        raise _refuse(problem, other)
     if header.architecture in PLAIN and header.of_model("expert_count"):
         raise _refuse(f"{name} is a mixture of experts of the form of Mixtral, which transformers cannot read.", other)
     scaling = header.of_model("rope.scaling.type")
@@ -308,6 +310,11 @@ class _Reader:
             raise ValueError(f"a tensor in it has {dimensions} dimensions")
         shape = tuple(self.number("<Q") for _ in range(dimensions))
         return name, shape, self.number("<I"), self.number("<Q")
+
+
+def _one_of(path: Path, parts: int) -> UserError:
+    fix = "join them: llama-gguf-split --merge FIRST_PART whole.gguf"
+    return _refuse(f"{path.name} is one of {parts} parts of a GGUF model.", fix)
 
 
 def _refuse(problem: str, fix: str) -> UserError:

@@ -84,7 +84,7 @@ def convert_file(file: Path, root: DataRoot, *, revision: str | None, progress: 
 
 
 def stored_dtype(header: GgufHeader) -> tuple[torch.dtype, int]:
-    """Return the dtype of the copy and its bytes: that of most weights in the file, bfloat16 for those of fewer bits."""
+    """Return the dtype of the copy and its bytes: that of most of the weights, bfloat16 for fewer bits."""
     import torch
     from gguf import GGMLQuantizationType as Kind
 
@@ -149,10 +149,14 @@ def _model(header: GgufHeader, dtype: torch.dtype) -> PreTrainedModel:
         problem = f"{name} cannot be read by transformers: {_first_line(error)}"
         raise _refuse(problem, "choose the model as safetensors.") from None
     missing, left = sorted(told["missing_keys"]), _left_over(header, model)
-    if missing or left or told["mismatched_keys"]:
-        what = f"{len(missing)} weights would be missing" if missing else f"weights would be dropped: {', '.join(left)}"
-        problem = f"{name} is not quite a {header.architecture} as transformers knows it: {what}."
-        raise _refuse(problem, "choose the model as safetensors.")
+    other = "choose the model as safetensors."
+    if missing or told["mismatched_keys"]:
+        number = len(missing) + len(told["mismatched_keys"])
+        problem = f"{name} is not quite a {header.architecture} as transformers knows it: {number} weights are missing."
+        raise _refuse(problem, other)
+    if left:
+        text = f"{name} holds weights that transformers would drop from a {header.architecture}: {', '.join(left)}."
+        raise _refuse(text, other)
     return model
 
 
@@ -221,7 +225,7 @@ def _tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
             return PreTrainedTokenizerFast.from_pretrained(folder)
         kind = str(header.metadata.get("tokenizer.ggml.pre", ""))
         if header.metadata.get("tokenizer.ggml.model") == "gpt2" and not _rule_is_known(kind):
-            problem = f"{name} cuts texts by the rule {kind[:40] or 'that it does not name'}, which is not known here."
+            problem = f"{name} cuts texts by a rule that is not known here: {kind[:40] or '(none)'}."
             fix = "put tokenizer.json and tokenizer_config.json of the original model beside the file."
             raise _refuse(problem, fix)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)

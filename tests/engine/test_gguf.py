@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +13,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from transformers.integrations.gguf.utils import is_gguf_arch_supported
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-from engine.__main__ import main
 from engine.contract.errors import UserError
 from engine.contract.gguf_file import ARCHITECTURES, header_of
 from engine.contract.model_facts import count_parameters, read_config
 from engine.contract.models import find_local, model_config
 from engine.contract.places import DataRoot
-from engine.contract.rundir import RunDir
+from engine.contract.recipe_io import override
+from engine.contract.rundir import create_run_at
 from engine.export.card import licence_of, public_base
+from engine.export.merge import merge_run
 from engine.model.sources import resolve_model, resolve_tokenizer
+from engine.train.main import train
 from studio.logic.model_choice import look_up, model_choices
 from tests.tiny_gguf import TOKENS, gguf_llama, write_gguf
-from tests.tiny_run import write_recipe
+from tests.tiny_run import new_attempt
 
 IDS = torch.tensor([[3, 40, 70, 259, 2, 100, 7]])
 
@@ -135,9 +136,9 @@ def test_positions_stretched_as_llama_3_does_are_found_again(root, tmp_path):
         ({"split.count": 3}, "one of 3 parts"),
         ({"llama.expert_count": 8}, "mixture of experts"),
         ({"llama.rope.scaling.type": "yarn"}, "stretches its positions"),
-        ({"pre": "poro-chat"}, "poro-chat, which is not known"),
-        ({"pre": ""}, "does not name"),
-        ({"blk.0.attn_q.bias": np.zeros(64, np.float32)}, "would be dropped: blk.0.attn_q.bias"),
+        ({"pre": "poro-chat"}, "not known here: poro-chat"),
+        ({"pre": ""}, "not known here: .none."),
+        ({"blk.0.attn_q.bias": np.zeros(64, np.float32)}, "would drop from a llama: blk.0.attn_q.bias"),
     ],
 )
 def test_what_would_be_another_model_is_refused(root, tmp_path, more, words):
@@ -166,7 +167,7 @@ def test_a_missing_weight_and_a_cut_file_are_refused(root, tmp_path):
     with pytest.raises(UserError, match="behind its end"):
         resolve_model(str(tmp_path / "cut.gguf"), root=root)
     del model.model.layers[1].mlp.up_proj
-    with pytest.raises(UserError, match="1 weights would be missing"):
+    with pytest.raises(UserError, match="1 weights are missing"):
         resolve_model(str(write_gguf(tmp_path / "less.gguf", model)), root=root)
 
 
@@ -196,19 +197,16 @@ def test_the_architectures_are_those_that_transformers_reads():
     assert not ARCHITECTURES & {"t5", "umt5", "t5encoder"}
 
 
-def test_a_run_trains_on_a_gguf_file_and_is_merged(tmp_path, monkeypatch):
-    monkeypatch.setenv("MFT_STUDIO_HOME", str(tmp_path / "home"))
-    root = DataRoot(tmp_path / "home").make()
+def test_a_run_trains_on_a_gguf_file_and_is_merged_without_it(root, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("MFT_STUDIO_HOME", str(root.path))
     path = write_gguf(tmp_path / "Base.gguf", gguf_llama(), **{"general.license": "apache-2.0"})
-    write_recipe(tmp_path, model=str(path), optim={"max_steps": 2})
-    assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
-    (run,) = (RunDir(folder) for folder in root.runs.iterdir())
+    recipe = override(recipe, [f"model_name_or_path={path}", "optim.max_steps=2"])
+    run = create_run_at(tmp_path / "run", recipe)
+    train(run, new_attempt(run))
     event = next(event for event in run.events()[0] if event["kind"] == "model")
-    assert (
-        event["data"]["revision"] == json.loads(next(root.models.glob("gguf--*/source.json")).read_text())["revision"]
-    )
+    (source,) = (json.loads(file.read_text()) for file in root.models.glob("gguf--*/source.json"))
+    assert event["data"]["revision"] == source["revision"]
     path.unlink()
-    assert main(["merge", run.id]) == 0
-    recipe = run.recipe()
+    merged = merge_run(run, "latest", "merged", root=root, progress=lambda *_: None)
+    assert list(merged.glob("*.safetensors"))
     assert licence_of(recipe, root) == "apache-2.0" and public_base(recipe.model_name_or_path) == "Base.gguf"
-    assert next(Path(run.path).glob("merged/*/model.safetensors")).is_file()
