@@ -83,8 +83,8 @@ KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def known_config(model_name_or_path: str) -> dict[str, Any] | None:
-    """Return the shapes of a preset model by hub id, any letter case; None for every other model."""
-    wanted = model_name_or_path.strip().lower()
+    """Return the shapes of a preset model by its id on either hub, any letter case; None for every other model."""
+    wanted = model_name_or_path.strip().lower().removeprefix("modelscope://")
     return next((config for name, config in KNOWN_CONFIGS.items() if name.lower() == wanted), None)
 
 

@@ -35,18 +35,22 @@ CONVERTIBLE = {
 """Model types that existed only as code of their repositories -> what people call them; `engine convert` takes them."""
 CONVERTED_FIRST = frozenset({"zai-org/codegeex2-6b"})
 """Models of the presets that the hub has only in such a form."""
+MODELSCOPE = "modelscope://"
+"""How the name of a model of ModelScope begins; all others are of the Hugging Face hub, or paths."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def is_local_path(name_or_path: str) -> bool:
-    """Whether a model name means a folder rather than a hub id."""
+    """Whether a model name means a folder or file rather than a model of a hub."""
+    if name_or_path.startswith(MODELSCOPE) and HUB_ID.fullmatch(name_or_path.removeprefix(MODELSCOPE)):
+        return False
     return name_or_path.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(name_or_path)
 
 
 def cache_folder(name: str, root: DataRoot, *, commit: str = "") -> Path:
     """Return where our own copy of a hub model lies or would lie, of a commit if one is named."""
-    return root.models / (slug(name.replace("/", "--")) + (f"@{commit[:12]}" if commit else ""))
+    return root.models / (slug(name.replace("://", "--").replace("/", "--")) + (f"@{commit[:12]}" if commit else ""))
 
 
 def commit_of(folder: Path) -> str:
@@ -161,6 +165,8 @@ def check_model_folder(folder: Path) -> Path:
 
 def _in_hub_cache(name: str, revision: str | None) -> Path | None:
     """Return a complete snapshot in the Hugging Face cache, or None."""
+    if name.startswith(MODELSCOPE):
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -16,6 +16,12 @@ MIN_FREE_BYTES = 2 * 2**30
 """Nothing large is begun with less free disk than this."""
 
 
+def modelscope_endpoint() -> str:
+    """Return the address of ModelScope: MODELSCOPE_ENDPOINT, read as its own client does, or its own."""
+    value = os.environ.get("MODELSCOPE_ENDPOINT", "").strip() or "https://modelscope.cn"
+    return (value if value.lower().startswith(("http://", "https://")) else f"https://{value}").rstrip("/")
+
+
 @dataclass(frozen=True, slots=True)
 class DataRoot:
     """The folders of one installation; made on first use."""

@@ -299,7 +299,7 @@ class Recipe(Section):
     description: str = Field("", max_length=2000)
     """Free text: what the recipe is for and what it needs."""
     model_name_or_path: str = Field(min_length=1, max_length=4096)
-    """Hugging Face hub id, or on this machine a folder with config.json and safetensors or a GGUF file."""
+    """Hugging Face hub id, `modelscope://org/name`, or on this machine a folder with safetensors or a GGUF file."""
     method: Literal["qlora", "lora", "full"] = "lora"
     """`lora` trains a small adapter, `qlora` does so on a 4-bit base, `full` trains all weights."""
     tasks: tuple[TaskSection, ...] = Field(min_length=1, max_length=256)

