@@ -4,16 +4,18 @@ const chart = new LossChart(`/studio/api/metrics.csv?id=${encodeURIComponent(run
 const machine = new RunLines();
 const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), balance: h("div"), events: h("div"), saved: h("div"), config: h("div") };
 const logTail = new LogTail(runId, `/studio/api/log.txt?id=${encodeURIComponent(runId)}`);
+const samples = new SamplesTab(runId);
 let known = null, curves = null, config = null, failures = 0, busy = "";
 
 function draw() {
   if (!root().childElementCount) layout();
 }
 
-/** The six tabs: name in the address (?tab=), title, what stands in it. */
+/** The tabs: name in the address (?tab=), title, what stands in it. */
 const TABS = [
   ["curves", "Curves", () => [chart.node, slots.tasks, machine.node]],
   ["balance", "Balance", () => [slots.balance]],
+  ["samples", "Samples", () => [samples.node]],
   ["log", "Log", () => [logTail.node, slots.events]],
   ["config", "Config", () => [slots.config]],
   ["checkpoints", "Checkpoints", () => [slots.saved]],
@@ -103,6 +105,7 @@ async function poll() {
       failures = 0;
       show(run);
       await logTail.poll();
+      await samples.poll(run);
     } catch (error) {
       failures += 1;
       if (known) head(known);

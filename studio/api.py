@@ -20,7 +20,7 @@ from engine.contract.rundir import RunDir, open_run
 from studio.access.gate import USER_KEY
 from studio.context import StudioContext
 from studio.head import COLORS
-from studio.logic import datasets, evaluate, home
+from studio.logic import datasets, evaluate, home, run_samples
 from studio.logic.colors import known_colors, task_colors
 from studio.logic.run import RunWatcher
 from studio.logic.run_failure import report_text
@@ -33,6 +33,7 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
     """Add `/studio/api/*` to the application."""
     watcher = RunWatcher(context.root)
     _add_evaluation_routes(app, context)
+    _add_run_streams(app, context)
 
     @app.get("/studio/api/header.json")
     def header(request: Request) -> Response:
@@ -61,6 +62,17 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
             text, media_type="text/csv", headers={"content-disposition": 'attachment; filename="metrics.csv"'}
         )
 
+    @app.get("/studio/api/report.txt")
+    def report(id: str = "") -> Response:
+        try:
+            return PlainTextResponse(report_text(open_run(context.root.runs, id)))
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
+
+
+def _add_run_streams(app: FastAPI, context: StudioContext) -> None:
+    """What a run writes line by line, from an offset on."""
+
     @app.get("/studio/api/log.json")
     def log_lines(id: str = "", offset: int = -1) -> Response:
         try:
@@ -68,12 +80,12 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
         except UserError as error:
             return _json({"missing": error.problem, "fix": error.fix})
 
-    @app.get("/studio/api/report.txt")
-    def report(id: str = "") -> Response:
+    @app.get("/studio/api/run_samples.json")
+    def samples(id: str = "", offset: int = 0) -> Response:
         try:
-            return PlainTextResponse(report_text(open_run(context.root.runs, id)))
+            return _json(run_samples.look(open_run(context.root.runs, id), offset))
         except UserError as error:
-            return PlainTextResponse(error.problem, status_code=404)
+            return _json({"missing": error.problem, "fix": error.fix})
 
     @app.get("/studio/api/log.txt")
     def log(id: str = "") -> Response:

@@ -20,6 +20,7 @@ STYLES = (
     "datasets.css",
     "new_run.css",
     "run.css",
+    "run_samples.css",
     "runs.css",
     "chat.css",
     "evaluate.css",

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.contract.files import append_json, replace_json
 from engine.contract.recipe_io import parse_recipe
 from engine.contract.rundir import Attempt, ProcessId, RunDir, Status, claim_attempt, create_run_at
+from engine.contract.samples import samples_file
 
 RECIPE = parse_recipe(
     "model_name_or_path: some/model-1b\nname: Fake\ntasks: [{name: sql, path: a.jsonl}, {name: bug-fix, path: b.jsonl}]"
@@ -35,6 +36,15 @@ def metrics_row(step: int) -> dict:
     if step % 2 == 0:
         row.update({"task/bug-fix/loss": 6 - step / 10, "task/bug-fix/num_tokens": 20, "task/bug-fix/weight": 0.5})
     return row
+
+
+def sample_row(step: int, task: str, *, done: bool) -> dict:
+    """Return an answer as a run writes it: one word off the wanted one before the training, the very one after it."""
+    gold = f"SELECT name FROM {task} WHERE <b>age</b> > 30"
+    return {
+        "step": step, "task": task, "prompt": 0, "question": "Who is older than 30?", "gold": gold,
+        "output": gold if done else gold.replace("name", "everything"), "num_tokens": 9, "end": "end of turn",
+    }  # fmt: skip
 
 
 def fake_run(runs: Path, state: str, *, steps: int = 10) -> RunDir:
@@ -80,5 +90,8 @@ def fake_run(runs: Path, state: str, *, steps: int = 10) -> RunDir:
             attempt, ended_at=now, end=state, problem=problem, fix="halve the batch size." if problem else ""
         )
         replace_json(run.attempts / "001.json", asdict(ended))
+    for at in (0, steps) if state != "stopped" else ():
+        for task in ("sql", "bug-fix"):
+            append_json(samples_file(run), sample_row(at, task, done=at > 0))
     run.log_file.write_text("line one\n\x1b[31mred <script>\n")
     return run

@@ -37,6 +37,8 @@ def build(context: StudioContext) -> None:
             "run_balance",
             "run_checkpoints",
             "run_log",
+            "run_diff",
+            "run_samples",
             "run_notify",
             "run_view",
         )

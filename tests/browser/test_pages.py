@@ -40,7 +40,7 @@ PLACES = {
     **{f"run-{state}": (f"/run?id=20260101-{state}", "#run-state") for state in STATES},
     **{
         f"tab-{tab}": (f"/run?id=20260101-finished&tab={tab}", f"#panel-{tab}")
-        for tab in ("balance", "log", "config", "checkpoints")
+        for tab in ("balance", "samples", "log", "config", "checkpoints")
     },
 }
 
