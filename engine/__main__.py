@@ -42,15 +42,20 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run one command; returns the exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="python -m engine", description="The engine of MFT Studio.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, help_text) in COMMANDS.items():
         sub = commands.add_parser(name, help=help_text, description=help_text)
         importlib.import_module(module).add_arguments(sub)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one command; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
     try:
         return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
     except UserError as error:

@@ -16,6 +16,7 @@ from engine.contract.places import data_root
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import load_recipe, override
 from engine.contract.rundir import TERMINAL, RunDir, create_run, create_run_at, effective_state, request
+from engine.export.merge_command import find_run
 from engine.launch import slurm
 
 POLL_S = 0.5
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", nargs="?", const="latest", metavar="STEP", help="continue the run in --output-dir from a checkpoint"
     )
-    parser.add_argument("--continue", dest="goes_on", type=Path, metavar="RUN", help="go on from a run's checkpoint")
+    parser.add_argument("--continue", dest="goes_on", metavar="RUN", help="go on from a run's checkpoint")
     parser.add_argument("--epochs", type=float, default=1.0, help="passes over the data that --continue adds")
     parser.add_argument("--checkpoint", default="", metavar="STEP", help="for --continue (default: the newest)")
     parser.add_argument("--detach", action="store_true", help="return at once; the run goes on")
@@ -57,8 +58,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     if arguments.goes_on is not None:
         if arguments.recipe is not None:
             raise UserError("--continue takes the recipe of its run.", fix="change single fields with --set.")
-        earlier = RunDir(arguments.goes_on.resolve())
-        return continuation(earlier, epochs=arguments.epochs, checkpoint=arguments.checkpoint)
+        return continuation(find_run(arguments.goes_on), epochs=arguments.epochs, checkpoint=arguments.checkpoint)
     if arguments.recipe is None:
         raise UserError("No recipe was given.", fix="name one, for example presets/starter.yaml.")
     return load_recipe(arguments.recipe)
