@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -137,4 +138,5 @@ def test_every_program_runs(name: str, desk: Path):
         pytest.skip(f"{stranger} does not come with the studio")
     for placeholder, what in sorted(PLACEHOLDERS.items(), key=lambda pair: -len(pair[0])):
         text = re.sub(rf"\b{re.escape(placeholder)}\b", what, text)
-    exec(compile(text, name, "exec"), {"__name__": "__main__"})
+    (desk / "program.py").write_text(text)
+    runpy.run_path("program.py", run_name="__main__")
