@@ -1,11 +1,14 @@
 // The run page: polls the run's JSON, keeps the curves, draws the parts.  Pauses while the tab is hidden.
 const runId = new URL(location.href).searchParams.get("id") || "";
-const chart = new LossChart(`/studio/api/metrics.csv?id=${encodeURIComponent(runId)}`);
+const chart = new LossChart({ csv: `/studio/api/metrics.csv?id=${encodeURIComponent(runId)}`, detail: askDetail });
 const machine = new RunLines();
 const slots = { head: h("div"), failure: h("div"), progress: h("div"), tasks: h("div"), balance: h("div"), events: h("div"), saved: h("div"), config: h("div") };
 const logTail = new LogTail(runId, `/studio/api/log.txt?id=${encodeURIComponent(runId)}`);
 const samples = new SamplesTab(runId);
-let known = null, curves = null, config = null, failures = 0, busy = "";
+const EVENTS_KEPT = 200;
+const shownIn = new WeakMap(); // slot -> what it was drawn from
+let known = null, curves = null, failures = 0, busy = "";
+chart.onview = () => { if (curves) drawLines(); };
 
 function draw() {
   if (!root().childElementCount) layout();
@@ -26,6 +29,7 @@ function layout() {
   root().replaceChildren(slots.head, slots.failure, slots.progress, ...tabs("Parts of the run", TABS));
   slots.head.replaceChildren(h("p.card.empty", {}, "Reading the run …"));
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") poll(); });
+  for (const kind of ["click", "keyup"]) root().querySelector('[role="tablist"]').addEventListener(kind, () => { if (known) drawHidden(); });
   poll();
 }
 
@@ -50,11 +54,31 @@ function head(run) {
     h("div.actions", {}, [button("first", "Run next"), leave, button("save", "Checkpoint now"), button("resume", "Resume"), button("start", "Start"), over && can.use ? h("a.button", { href: `/new?continue=${encodeURIComponent(run.id)}`, id: "run-continue" }, "Train further") : null, link("export", "Merge", ""), link("evaluate", "Evaluate", ""), link("chat", over ? "Chat with it" : "Chat", over ? ".primary" : ""), alive ? notifyButton(() => head(known)) : null, stop, cancel].filter(Boolean))));
 }
 
+/** Put what is new behind what is there; then the run holds all of it. */
 function merge(run) {
-  if (run.reset || !curves) { curves = run.train; config = run.config || config; return; }
-  for (const key of ["step", "time", "tokens"]) curves[key].push(...run.train[key]);
-  for (const [key, values] of Object.entries(run.train.run)) curves.run[key].push(...values);
-  run.train.tasks.forEach((values, i) => curves.tasks[i].push(...values));
+  const before = run.reset || !curves ? { marks: [], events: [], balance: null } : curves;
+  curves = { train: joined(before.train, run.train), run: joined(before.run, run.run), evals: joined(before.evals, run.eval), keys: run.run_keys, marks: [...before.marks, ...run.marks], events: [...before.events, ...run.events].slice(-EVENTS_KEPT), balance: run.balance || before.balance };
+  run.events = curves.events;
+}
+
+async function askDetail(axis, low, high) {
+  try {
+    const answer = await fetch(`/studio/api/detail.json?${new URLSearchParams({ id: runId, axis, low, high })}`, { cache: "no-store" });
+    const part = await answer.json();
+    return part.missing ? null : part;
+  } catch (error) { return null; } // the coarser points stay
+}
+
+function drawLines() {
+  const part = chart.zoom && chart.part;
+  machine.show(part ? part.run : curves.run, curves.keys, { axis: chart.options.x, origin: chart.origin || 0, zoom: chart.zoom, place: (x) => chart.place(x) });
+}
+
+/** Parts in tabs that are closed are drawn when they are opened. */
+function drawHidden() {
+  const open = (slot) => !slot.closest("[hidden]");
+  if (open(slots.balance)) replaceIfChanged(slots.balance, [curves.balance, known.forgot], () => balanceTab({ ...curves.balance, forgot: known.forgot }));
+  if (open(slots.events)) replaceIfChanged(slots.events, [curves.events.length, curves.events.at(-1)], () => h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Events")), eventList(known)));
 }
 
 function show(run) {
@@ -64,46 +88,45 @@ function show(run) {
   known = run;
   head(run);
   const failure = failureCard(run) || warningCard(run);
-  replaceIfChanged(slots.failure, [run.failure, run.warning, run.log, run.actions.resume], failure);
+  replaceIfChanged(slots.failure, [run.failure, run.warning, run.log, run.actions.resume], () => failure);
   slots.progress.replaceChildren(progressCard(run));
-  chart.show(curves, run.eval, run.tasks.map((task) => task.name), marksOf(run));
-  machine.show(curves);
+  chart.show({ train: curves.train, run: curves.run, evals: curves.evals, names: run.tasks.map((task) => task.name), marks: marksOf(run), reset: run.reset });
+  drawLines();
   slots.tasks.replaceChildren(taskTable(run));
-  slots.balance.replaceChildren(balanceTab(run.balance));
-  slots.events.replaceChildren(h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Events")), eventList(run)));
-  replaceIfChanged(slots.saved, [run.saved], checkpointTable(run, act));
+  drawHidden();
+  replaceIfChanged(slots.saved, [run.saved], () => checkpointTable(run, act));
   if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("What is started", run.config.launch), copyBlock("accelerate.yaml", run.config.accelerate), ...(run.config.machines ? [copyBlock("On the other machines, when it starts", run.config.machines)] : []), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));
   document.title = `${run.total ? `${Math.floor((run.step / run.total) * 100)} % · ` : ""}${run.name}`;
 }
 
 /** Put a part in place anew only if what it shows is new: focus, selection and scrolling stay. */
-function replaceIfChanged(slot, value, node) {
+function replaceIfChanged(slot, value, build) {
   const text = JSON.stringify(value);
-  if (slot.dataset.shown === text) return;
-  slot.dataset.shown = text;
+  if (shownIn.get(slot) === text) return;
+  shownIn.set(slot, text);
+  const node = build();
   slot.replaceChildren(...(node ? [node] : []));
   for (const log of slot.querySelectorAll(".st-log")) log.scrollTop = log.scrollHeight;
 }
 
-/** What stands as a vertical line in the chart: the best evaluation, resumes, spikes and problems. */
-function marksOf(run) {
-  const kinds = { resume: "--st-text-3", spike: "--st-warn", problem: "--st-bad", early_stop: "--st-warn" };
-  const marks = run.events.filter((event) => kinds[event.kind] && event.step > 0).map((event) => ({ step: event.step, color: kinds[event.kind], text: event.kind.replace("_", " ") }));
-  return run.best ? [...marks, { step: run.best, color: "--st-ok", text: "best" }] : marks;
-}
+/** What happened, with the best evaluation. */
+const marksOf = (run) => (run.best ? [...curves.marks, { step: run.best, kind: "best", text: "" }] : curves.marks);
 
 let timer = null;
 async function poll() {
   clearTimeout(timer);
   if (document.visibilityState === "visible" || notifies()) {
     try {
-      const full = curves && curves.step.length > 2000; // ask for a thinned history instead of growing for ever
-      const query = new URLSearchParams({ id: runId, cursor: known && !full ? known.cursor : 0, generation: known && !full ? known.generation : -1 });
+      const query = new URLSearchParams({ id: runId, cursor: known ? known.cursor : "" });
       const answer = await fetch(`/studio/api/run.json?${query}`, { cache: "no-store" });
       const run = await answer.json();
       if (run.missing) { root().replaceChildren(h("p.card.empty", {}, run.missing, " ", h("a", { href: "/runs" }, "All runs"))); return; }
       failures = 0;
+      const begin = performance.now();
       show(run);
+      await null; // the charts are drawn in a microtask
+      performance.clearMeasures("run-update");
+      performance.measure("run-update", { start: begin }); // read by benchmarks/charts.py
       await logTail.poll();
       await samples.poll(run);
     } catch (error) {

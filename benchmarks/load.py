@@ -60,11 +60,11 @@ class Client(threading.Thread):
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         self.ask("page", f"/run?id={self.run_id}", "text/html")
         next_run = next_header = time.monotonic()
-        at = "cursor=0&generation=-1"
+        at = "cursor="
         while time.monotonic() < self.until:
             if time.monotonic() >= next_run:
                 told = json.loads(self.ask("run", f"/studio/api/run.json?id={self.run_id}&{at}") or b"{}")
-                at = f"cursor={told.get('cursor', 0)}&generation={told.get('generation', -1)}"
+                at = f"cursor={told.get('cursor', '')}"
                 next_run = time.monotonic() + RUN_S
             if time.monotonic() >= next_header:
                 self.ask("header", "/studio/api/header.json")

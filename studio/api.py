@@ -8,20 +8,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from engine.contract.errors import UserError
-from engine.contract.files import finite, tail_text
+from engine.contract.files import read_rows, tail_text
 from engine.contract.rundir import RunDir, open_run
 from studio.access.gate import USER_KEY
 from studio.context import StudioContext
 from studio.head import COLORS
 from studio.logic import datasets, evaluate, home, run_samples
 from studio.logic.colors import known_colors, task_colors
+from studio.logic.history import CHUNK
 from studio.logic.run import RunWatcher
 from studio.logic.run_failure import report_text
 from studio.logic.run_log import read_log
@@ -32,6 +35,7 @@ DOWNLOAD_LINES = 100_000
 def add_routes(app: FastAPI, context: StudioContext) -> None:
     """Add `/studio/api/*` to the application."""
     watcher = RunWatcher(context.root)
+    _add_file_routes(app, context)
     _add_evaluation_routes(app, context)
     _add_run_streams(app, context)
 
@@ -46,28 +50,18 @@ def add_routes(app: FastAPI, context: StudioContext) -> None:
         return Response(text, media_type="text/javascript", headers={"cache-control": "no-store"})
 
     @app.get("/studio/api/run.json")
-    def run(id: str = "", cursor: int = 0, generation: int = -1) -> Response:
+    def run(id: str = "", cursor: str = "") -> Response:
         try:
-            return _json(watcher.look(id, cursor=cursor, generation=generation))
+            return _json(watcher.look(id, cursor=cursor))
         except UserError as error:
             return _json({"missing": error.problem, "fix": error.fix})
 
-    @app.get("/studio/api/metrics.csv")
-    def metrics(id: str = "") -> Response:
+    @app.get("/studio/api/detail.json")
+    def detail(id: str = "", axis: str = "step", low: float = 0.0, high: float = 0.0) -> Response:
         try:
-            text = metrics_csv(open_run(context.root.runs, id))
+            return _json(watcher.detail(id, axis=axis, low=low, high=high))
         except UserError as error:
-            return PlainTextResponse(error.problem, status_code=404)
-        return Response(
-            text, media_type="text/csv", headers={"content-disposition": 'attachment; filename="metrics.csv"'}
-        )
-
-    @app.get("/studio/api/report.txt")
-    def report(id: str = "") -> Response:
-        try:
-            return PlainTextResponse(report_text(open_run(context.root.runs, id)))
-        except UserError as error:
-            return PlainTextResponse(error.problem, status_code=404)
+            return _json({"missing": error.problem, "fix": error.fix})
 
 
 def _add_run_streams(app: FastAPI, context: StudioContext) -> None:
@@ -87,6 +81,30 @@ def _add_run_streams(app: FastAPI, context: StudioContext) -> None:
         except UserError as error:
             return _json({"missing": error.problem, "fix": error.fix})
 
+
+def shown_colors(context: StudioContext) -> dict[str, int]:
+    """Return the colour of every task known so far; those on the Datasets page have one from the start."""
+    task_colors(context.root, (row.name for row in datasets.look(context.root, context.project).rows))
+    return known_colors(context.root)
+
+
+def _add_file_routes(app: FastAPI, context: StudioContext) -> None:
+    @app.get("/studio/api/metrics.csv")
+    def metrics(id: str = "") -> Response:
+        try:
+            lines = metrics_csv(open_run(context.root.runs, id))
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
+        headers = {"content-disposition": 'attachment; filename="metrics.csv"'}
+        return StreamingResponse(lines, media_type="text/csv", headers=headers)
+
+    @app.get("/studio/api/report.txt")
+    def report(id: str = "") -> Response:
+        try:
+            return PlainTextResponse(report_text(open_run(context.root.runs, id)))
+        except UserError as error:
+            return PlainTextResponse(error.problem, status_code=404)
+
     @app.get("/studio/api/log.txt")
     def log(id: str = "") -> Response:
         try:
@@ -94,12 +112,6 @@ def _add_run_streams(app: FastAPI, context: StudioContext) -> None:
         except UserError as error:
             return PlainTextResponse(error.problem, status_code=404)
         return PlainTextResponse(text, headers={"content-disposition": 'attachment; filename="train.log"'})
-
-
-def shown_colors(context: StudioContext) -> dict[str, int]:
-    """Return the colour of every task known so far; those on the Datasets page have one from the start."""
-    task_colors(context.root, (row.name for row in datasets.look(context.root, context.project).rows))
-    return known_colors(context.root)
 
 
 def _add_evaluation_routes(app: FastAPI, context: StudioContext) -> None:
@@ -123,16 +135,27 @@ def _add_evaluation_routes(app: FastAPI, context: StudioContext) -> None:
         return PlainTextResponse(text, headers={"content-disposition": name})
 
 
-def metrics_csv(run: RunDir) -> str:
-    """Return every row of a run's metrics as CSV; a cell is empty where a row does not hold the metric."""
-    rows = run.metrics()[0]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+def metrics_csv(run: RunDir) -> Iterator[str]:
+    """Yield every row of a run's metrics as CSV, a part at a time; a cell is empty where a row lacks the metric."""
+    columns = list(dict.fromkeys(key for rows in _metric_rows(run) for row in rows for key in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    yield text.getvalue()
+    for rows in _metric_rows(run):
+        text.seek(0)
+        text.truncate()
+        writer.writerows(rows)
+        yield text.getvalue()
+
+
+def _metric_rows(run: RunDir) -> Iterator[list[dict[str, Any]]]:
+    offset, before = 0, -1
+    while offset > before:
+        before = offset
+        rows, offset = read_rows(run.metrics_file, offset, max_bytes=CHUNK, parse=orjson.loads)
+        yield rows
 
 
 def _json(value: Any) -> Response:
-    return JSONResponse(finite(value), headers={"cache-control": "no-store"})
+    return Response(orjson.dumps(value), media_type="application/json", headers={"cache-control": "no-store"})

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,16 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def read_rows(path: Path, offset: int = 0, *, max_bytes: int | None = None) -> tuple[list[dict[str, Any]], int]:
+def read_rows(
+    path: Path, offset: int = 0, *, max_bytes: int | None = None, parse: Callable[[bytes], Any] = json.loads
+) -> tuple[list[dict[str, Any]], int]:
     """Read the rows that were appended since `offset`.
 
     Args:
         path: A file of JSON lines; a missing file has no rows.
         offset: Byte offset returned by the previous call; beyond the end (the file was replaced) means start over.
         max_bytes: Read no more than this at once; a line that is longer is skipped as broken.
+        parse: Reads one line; raises ValueError at a broken one.
 
     Returns:
         The rows and the next offset. A last line without newline is left for the next call; broken lines are skipped.
@@ -93,7 +97,7 @@ def read_rows(path: Path, offset: int = 0, *, max_bytes: int | None = None) -> t
     rows = []
     for line in data[:end].split(b"\n"):
         try:
-            row = json.loads(line)
+            row = parse(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):

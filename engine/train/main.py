@@ -105,7 +105,7 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
     signal.signal(signal.SIGTERM, lambda *_: setattr(callback, "signalled", True))
     if resumed:
         _restore_balance(trainer, resumed)
-        record.event("resume", f"Resumed from {resumed.name}.", checkpoint=resumed.name)
+        record.event("resume", f"Resumed from {resumed.name}.", step=int(resumed.name[5:]), checkpoint=resumed.name)
     record.phase("measuring the base model" if not resumed else "loading the checkpoint", stage="base")
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     _tell_realised(record, trainer)

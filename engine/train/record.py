@@ -84,7 +84,8 @@ class RunRecord:
         self._append(self.run.metrics_file, {"step": row["step"], "time": time.time(), **row})
         self.sinks.row(row)
         if lost:
-            self.event("problem", f"Not a number at step {row['step']}: {', '.join(lost)}.", step=row["step"])
+            text = f"Not a number at step {row['step']}: {', '.join(lost)}."
+            self.event("problem", text, step=row["step"], not_a_number=lost)
 
     def sample(self, sample: Sample) -> None:
         """Append one answer of the model to a held-out prompt."""

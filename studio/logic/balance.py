@@ -12,7 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.contract.metrics import task_key
+from studio.logic.history import Column, Table
 
 BINS = 120
 FASTER = 1.5
@@ -21,9 +25,11 @@ RISEN = 1.02
 """Evaluation loss above its minimum by this factor, at two evaluations in a row, is called overfitting."""
 
 Row = Mapping[str, Any]
+Starts = NDArray[np.intp]
+"""First row of each bin."""
 
 
-def balance(rows: Sequence[Row], evaluations: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
+def balance(rows: Table, evaluations: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:
     """Return what the Balance tab shows, JSON-ready.
 
     Args:
@@ -31,27 +37,27 @@ def balance(rows: Sequence[Row], evaluations: Sequence[Row], names: Sequence[str
         evaluations: Rows that hold `eval/loss`, likewise.
         names: The tasks.
     """
-    if not rows:
+    if not len(rows):
         return {
             "step": [],
             "names": list(names),
             "table": [],
             "sentence": "The first numbers appear after the first step.",
         }
-    width = -(-len(rows) // BINS)
-    bins = [rows[start : start + width] for start in range(0, len(rows), width)]
-    losses = {name: [_loss(part, name) for part in bins] for name in names}
-    shares = [_shares([_total(part, name, "weight") for name in names]) for part in bins]
-    seen = [_shares([_total(part, name, "num_rows") for name in names]) for part in bins]
-    factors = [[_last(part, task_key(name, "factor")) for name in names] for part in bins]
+    starts = np.arange(0, len(rows), -(-len(rows) // BINS))
+    losses = {name: _losses(rows, name, starts) for name in names}
+    shares = [_sums(rows, name, "weight", starts) for name in names]
+    seen = [_sums(rows, name, "num_rows", starts) for name in names]
+    factors = [_lasts(rows.column(task_key(name, "factor")), starts) for name in names]
+    ends = np.append(starts[1:], len(rows)) - 1
     table = [_line(name, losses[name], rows, evaluations, names) for name in names]
     return {
-        "step": [part[-1]["step"] for part in bins],
+        "step": rows.column("step")[ends].astype(int).tolist(),
         "names": list(names),
         "relative": [_relative(losses[name]) for name in names],
-        "loss_share": shares,
-        "row_share": seen,
-        "factor": factors if any(value is not None for row in factors for value in row) else [],
+        "loss_share": [_shares(column) for column in zip(*shares, strict=True)],
+        "row_share": [_shares(column) for column in zip(*seen, strict=True)],
+        "factor": [list(row) for row in zip(*factors, strict=True)] if _any_number(factors) else [],
         "table": table,
         "sentence": sentence(table, evaluations),
     }
@@ -86,7 +92,7 @@ def sentence(table: Sequence[Mapping[str, Any]], evaluations: Sequence[Row]) -> 
 
 
 def _line(
-    name: str, losses: Sequence[float | None], rows: Sequence[Row], evaluations: Sequence[Row], names: Sequence[str]
+    name: str, losses: Sequence[float | None], rows: Table, evaluations: Sequence[Row], names: Sequence[str]
 ) -> dict[str, Any]:
     known = [value for value in losses if value is not None]
     loss_total = sum(_total(rows, other, "weight") for other in names)
@@ -97,9 +103,9 @@ def _line(
         "pace": _pace(_evals(evaluations, name)),
         "loss_share": _total(rows, name, "weight") / loss_total if loss_total else None,
         "row_share": _total(rows, name, "num_rows") / row_total if row_total else None,
-        "factor": _last(rows, task_key(name, "factor")),
-        "slope": _last(evaluations, task_key(name, "slope")),
-        "probability": _last(rows, task_key(name, "mean_token_probability")),
+        "factor": _last(rows.column(task_key(name, "factor")).tolist()),
+        "slope": _last([row.get(task_key(name, "slope")) for row in evaluations]),
+        "probability": _last(rows.column(task_key(name, "mean_token_probability")).tolist()),
     }
 
 
@@ -118,12 +124,14 @@ def _evals(evaluations: Sequence[Row], name: str) -> list[tuple[int, float]]:
     return [(step, float(value)) for step, value in found if isinstance(value, (int, float))]
 
 
-def _loss(rows: Sequence[Row], name: str) -> float | None:
-    """Return the mean loss of a bin, by supervised tokens; None where the task was absent."""
-    pairs = [(row.get(task_key(name, "loss")), row.get(task_key(name, "num_tokens"))) for row in rows]
-    known = [(loss, tokens) for loss, tokens in pairs if isinstance(loss, (int, float)) and tokens]
-    total = sum(tokens for _, tokens in known)
-    return sum(loss * tokens for loss, tokens in known) / total if total else None
+def _losses(rows: Table, name: str, starts: Starts) -> list[float | None]:
+    """Return the mean loss of each bin, by supervised tokens; None where the task was absent."""
+    loss = rows.column(task_key(name, "loss")).astype(np.float64)
+    tokens = np.nan_to_num(rows.column(task_key(name, "num_tokens")).astype(np.float64))
+    tokens[~np.isfinite(loss)] = 0.0
+    total = np.add.reduceat(tokens, starts)
+    summed = np.add.reduceat(np.where(tokens > 0, loss, 0.0) * tokens, starts)
+    return [float(part) / float(whole) if whole else None for part, whole in zip(summed, total, strict=True)]
 
 
 def _relative(losses: Sequence[float | None]) -> list[float | None]:
@@ -131,9 +139,22 @@ def _relative(losses: Sequence[float | None]) -> list[float | None]:
     return [value / start if value is not None and start else None for value in losses]
 
 
-def _total(rows: Sequence[Row], name: str, what: str) -> float:
-    values = (row.get(task_key(name, what)) for row in rows)
-    return float(sum(value for value in values if isinstance(value, (int, float))))
+def _sums(rows: Table, name: str, what: str, starts: Starts) -> list[float]:
+    values = np.nan_to_num(rows.column(task_key(name, what)).astype(np.float64))
+    return [float(value) for value in np.add.reduceat(values, starts)]
+
+
+def _lasts(values: Column, starts: Starts) -> list[float | None]:
+    """Return the last number of each bin, None where it holds none."""
+    return [_last(part.tolist()) for part in np.split(values, starts[1:])]
+
+
+def _any_number(columns: Sequence[Sequence[float | None]]) -> bool:
+    return any(value is not None for column in columns for value in column)
+
+
+def _total(rows: Table, name: str, what: str) -> float:
+    return float(np.nansum(rows.column(task_key(name, what)), dtype=np.float64))
 
 
 def _shares(values: Sequence[float]) -> list[float]:
@@ -141,5 +162,5 @@ def _shares(values: Sequence[float]) -> list[float]:
     return [value / total if total else 0.0 for value in values]
 
 
-def _last(rows: Sequence[Row], key: str) -> float | None:
-    return next((float(row[key]) for row in reversed(rows) if isinstance(row.get(key), (int, float))), None)
+def _last(values: Sequence[Any]) -> float | None:
+    return next((float(v) for v in reversed(values) if isinstance(v, (int, float)) and v == v), None)

@@ -10,8 +10,9 @@ from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir, effective_state, open_run
-from studio.charts import thin
+from studio.charts import bin_width, curves
 from studio.logic.colors import task_colors
+from studio.logic.history import History
 from studio.logic.run import STATE_WORDS
 from studio.logic.run_glance import recipe_of
 
@@ -55,32 +56,23 @@ def differences(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
 
 
 def _curves(run: RunDir, recipe: Recipe) -> dict[str, Any]:
-    rows: dict[int, dict[str, Any]] = {}
-    evals: dict[int, dict[str, Any]] = {}
-    for row in run.metrics()[0]:
-        step = row.get("step")
-        if isinstance(step, int) and "train/loss" in row:
-            rows[step] = row
-        if isinstance(step, int) and "eval/loss" in row:
-            evals[step] = row
-    train = thin([rows[step] for step in sorted(rows)], "train/loss", limit=MAX_POINTS)
-    found = [evals[step] for step in sorted(evals)]
-    names = [task.name for task in recipe.tasks]
+    history = History(run)
+    history.update()
+    found, names = history.evaluations(), [task.name for task in recipe.tasks]
+    keys = ["train/loss", *(task_key(name, "loss") for name in names)]
+    train = curves(history.train, keys, width=bin_width(len(history.train), limit=MAX_POINTS))
     state = effective_state(run)
-    start = train[0].get("time") or 0.0 if train else 0.0
+    start = next((value for value in train["time"] if value is not None), 0.0)
     tone, word = STATE_WORDS[state]
     return {
         "id": run.id,
         "name": recipe.display_name,
         "tone": tone,
         "word": word,
-        "step": [row["step"] for row in train],
-        "tokens": [row.get("tokens_seen") for row in train],
-        "time": [(row.get("time") or start) - start for row in train],
-        "train": {
-            "": [row.get("train/loss") for row in train],
-            **{name: [row.get(task_key(name, "loss")) for row in train] for name in names},
-        },
+        "step": train["step"],
+        "tokens": train["tokens"],
+        "time": [(start if value is None else value) - start for value in train["time"]],
+        "train": dict(zip(["", *names], train["values"], strict=True)),
         "eval_step": [row["step"] for row in found],
         "eval": {
             "": [row.get("eval/loss") for row in found],

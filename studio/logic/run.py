@@ -1,7 +1,7 @@
 """The Run page: a run directory as plain values, and what people may ask of a run.
 
-`RunWatcher` keeps one snapshot per run for all viewers: files are read from a byte offset, a viewer gets what is new
-since its cursor.  A resumed run repeats steps; then the later row wins and viewers start over (`generation`).
+`RunWatcher` keeps one snapshot per run for all viewers (`studio.logic.snapshot`): files are read from a byte offset, a
+viewer gets what is new since its cursor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import statistics
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import Any
 
 from engine.contract.best import best_and_stall
@@ -22,7 +21,6 @@ from engine.contract.metrics import task_key
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
-from engine.contract.redact import redact
 from engine.contract.rundir import (
     STAGES,
     TERMINAL,
@@ -44,16 +42,15 @@ from engine.launch.command import (
     train_command,
 )
 from engine.launch.supervisor import start_run
-from studio.charts import eval_series, thin, train_series
 from studio.logic import run_checkpoints
-from studio.logic.balance import balance
 from studio.logic.colors import task_colors
 from studio.logic.evaluate import forgetting
+from studio.logic.history import Row
 from studio.logic.run_failure import failure
+from studio.logic.snapshot import AXES, Snapshot
 
 KEPT_RUNS = 16
 LOG_LINES = 40
-EVENTS_SHOWN = 200
 STALLED_S, STALLED_STEPS = 300.0, 10
 """Seconds, and usual steps, without a step after which a run looks hung."""
 WARNED_STEPS = 50
@@ -72,50 +69,6 @@ STATE_WORDS: dict[str, tuple[str, str]] = {
 """Tone and word of every state."""
 
 
-@dataclass
-class _Snapshot:
-    """What is known of one run's streams."""
-
-    run: RunDir
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    evals: dict[int, dict[str, Any]] = field(default_factory=dict)
-    order: list[int] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    metrics_offset: int = 0
-    events_offset: int = 0
-    generation: int = 0
-    colors: dict[str, int] = field(default_factory=dict)
-    """Colour of each task."""
-    _balance: tuple[tuple[int, int], int, dict[str, Any]] | None = None
-
-    def balance(self, evaluations: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-        """Return the Balance tab, worked out anew when an evaluation or a hundredth more rows came."""
-        version, count = (self.generation, len(evaluations)), len(self.order)
-        if self._balance is None or self._balance[0] != version or count > 1.01 * self._balance[1]:
-            rows = [self.rows[step] for step in self.order]
-            self._balance = (version, count, balance(rows, evaluations, names))
-        return self._balance[2]
-
-    def update(self) -> None:
-        """Read what was appended since the last time."""
-        rows, self.metrics_offset = self.run.metrics(self.metrics_offset)
-        for row in rows:
-            step = row.get("step")
-            if not isinstance(step, int):
-                continue
-            if "eval/loss" in row:
-                self.evals[step] = row
-            if "train/loss" not in row:
-                continue
-            if self.order and step <= self.order[-1]:  # resumed from an earlier step: the later row wins
-                self.order = [known for known in self.order if known < step]
-                self.generation += 1
-            self.order.append(step)
-            self.rows[step] = row
-        events, self.events_offset = self.run.events(self.events_offset)
-        self.events = [*self.events, *events][-EVENTS_SHOWN:]
-
-
 class RunWatcher:
     """Snapshots of the runs that people look at, shared by all viewers.
 
@@ -126,30 +79,54 @@ class RunWatcher:
     def __init__(self, root: DataRoot) -> None:
         self.root = root
         self._lock = threading.Lock()
-        self._snapshots: OrderedDict[str, _Snapshot] = OrderedDict()
+        self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
 
-    def look(self, run_id: str, *, cursor: int = 0, generation: int = -1) -> dict[str, Any]:
-        """Return the run as it is now.
+    def look(self, run_id: str, *, cursor: str = "") -> dict[str, Any]:
+        """Return the run as it is now, with what is new of its curves.
 
         Args:
             run_id: Name of the run.
-            cursor: Training points the viewer has.
-            generation: What the viewer got last; another number than ours means: start over.
+            cursor: What the viewer got last as `cursor`; empty = everything.
 
         Raises:
             UserError: If there is no such run.
         """
+        snapshot = self._snapshot(run_id)
+        slurm.look(snapshot.run)
+        with snapshot.lock:
+            snapshot.update()
+            return _view(snapshot.run, snapshot, cursor)
+
+    def detail(self, run_id: str, *, axis: str, low: float, high: float) -> dict[str, Any]:
+        """Return a part of the curves at the resolution it deserves.
+
+        Args:
+            run_id: Name of the run.
+            axis: `step`, `tokens` or `time`.
+            low: Where the part begins on this axis; of `time`, seconds since the first row.
+            high: Where it ends.
+
+        Raises:
+            UserError: If there is no such run or part.
+        """
+        if axis not in AXES or not low <= high:
+            raise UserError("There is no such part of the curves.", fix="reload the page.")
+        snapshot = self._snapshot(run_id)
+        with snapshot.lock:
+            snapshot.update()
+            return snapshot.detail(axis, low, high)
+
+    def _snapshot(self, run_id: str) -> Snapshot:
         run = open_run(self.root.runs, run_id)
-        slurm.look(run)
         with self._lock:
-            snapshot = self._snapshots.pop(run_id, None) or _Snapshot(run)
+            snapshot = self._snapshots.pop(run_id, None)
+            if snapshot is None:
+                names = [task.name for task in run.recipe().tasks]
+                snapshot = Snapshot(run, names, task_colors(self.root, names))
             self._snapshots[run_id] = snapshot
             while len(self._snapshots) > KEPT_RUNS:
                 self._snapshots.popitem(last=False)
-            snapshot.update()
-            if not snapshot.colors:
-                snapshot.colors = task_colors(self.root, (task.name for task in run.recipe().tasks))
-            return _view(run, snapshot, cursor, generation)
+        return snapshot
 
 
 def request_action(root: DataRoot, run_id: str, action: str) -> str:
@@ -183,16 +160,14 @@ def request_action(root: DataRoot, run_id: str, action: str) -> str:
     raise UserError(f"There is no action {action[:40]!r}.", fix="reload the page.")
 
 
-def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dict[str, Any]:
+def _view(run: RunDir, snapshot: Snapshot, cursor: str) -> dict[str, Any]:
     recipe, status, state = run.recipe(), run.status(), effective_state(run)
     attempt = run.last_attempt()
-    names = [task.name for task in recipe.tasks]
-    reset = generation != snapshot.generation or cursor > len(snapshot.order)
-    fresh = [snapshot.rows[step] for step in snapshot.order[0 if reset else cursor :]]
-    evaluations = [snapshot.evals[step] for step in sorted(snapshot.evals)]
+    news = snapshot.news(cursor)
+    evaluations = snapshot.history.evaluations()
     tone, word = STATE_WORDS[state]
     checkpoints = [int(path.name[5:]) for path in run.checkpoint_dirs()]
-    recent = [snapshot.rows[step] for step in snapshot.order[-WARNED_STEPS:]]
+    recent = list(snapshot.history.recent)
     last = recent[-1] if recent else {}
     best = best_and_stall(best_of(evaluations, recipe.record.metric_for_best_model))[0] or None
     elapsed, remaining = _times(status, state, attempt.ended_at if attempt else 0.0)
@@ -209,7 +184,7 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "elapsed_s": elapsed,
         "remaining_s": remaining,
         "stats": _stats(last, evaluations, status),
-        "tasks": _tasks(names, snapshot.colors, snapshot, evaluations),
+        "tasks": _tasks(snapshot, recent, evaluations),
         "checkpoints": checkpoints,
         "best": best,
         "saved": run_checkpoints.rows(run, evaluations, best=best, over=state in TERMINAL),
@@ -219,15 +194,10 @@ def _view(run: RunDir, snapshot: _Snapshot, cursor: int, generation: int) -> dic
         "actions": _actions(
             state, checkpoints, waits=state == "queued" and attempt is not None, job=bool(attempt and attempt.job)
         ),
-        "generation": snapshot.generation,
-        "cursor": len(snapshot.order),
-        "reset": reset,
-        "train": train_series(thin(fresh, "train/loss"), names),
-        "eval": eval_series(evaluations, names),
-        "balance": {**snapshot.balance(evaluations, names), "forgot": forgetting(run)},
-        "events": [_event(event) for event in snapshot.events],
+        **news,
+        "forgot": forgetting(run),
         "log": tail_text(run.log_file, max_lines=LOG_LINES) if state in ("failed", "lost") else "",
-        **({"config": _config(run, recipe)} if reset else {}),
+        **({"config": _config(run, recipe)} if news["reset"] else {}),
     }
 
 
@@ -306,32 +276,29 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Stat
     ]
 
 
-def _tasks(
-    names: list[str], colors: dict[str, int], snapshot: _Snapshot, evaluations: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    rows = [snapshot.rows[step] for step in snapshot.order]
+def _tasks(snapshot: Snapshot, rows: list[Row], evaluations: list[Row]) -> list[dict[str, Any]]:
     table = []
-    for name in names:
+    for name in snapshot.names:
 
         def series(key: str, source: list[dict[str, Any]], name: str = name) -> list[float]:
             values = [row.get(task_key(name, key)) for row in source]
             return [value for value in values if isinstance(value, (int, float))]
 
         train, evals, weights = (
-            series("loss", rows[-50:]),
+            series("loss", rows),
             series("eval_loss", evaluations),
             series("weight", rows[-20:]),
         )
         table.append(
             {
                 "name": name,
-                "color": colors[name],
+                "color": snapshot.colors[name],
                 "train": sum(train[-10:]) / len(train[-10:]) if train else None,
                 "base": evals[0] if evals else None,
                 "eval": evals[-1] if len(evals) > 1 else None,
                 "change": evals[-1] / evals[0] - 1 if len(evals) > 1 and evals[0] else None,
                 "share": sum(weights) / len(weights) if weights else None,
-                "tokens": int(sum(series("num_tokens", rows))),
+                "tokens": snapshot.tokens(name),
             }
         )
     return table
@@ -355,12 +322,6 @@ def _stalled(status: Status, rows: list[dict[str, Any]]) -> str:
         return ""
     text = f"No step has ended for {silent / 60:.0f} minutes; they take {usual:.1f} s. A device may hang: "
     return text + "look at the log, stop the run and resume it from the last checkpoint."
-
-
-def _event(event: dict[str, Any]) -> dict[str, Any]:
-    when = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
-    told = {"kind": str(event.get("kind", "")), "text": redact(str(event.get("text", "")))}
-    return {"time": when, "step": event.get("step"), **told}
 
 
 def _config(run: RunDir, recipe: Recipe) -> dict[str, str]:

@@ -32,6 +32,8 @@ def build(context: StudioContext) -> None:
         notes = island(context.project, "notes", {}, elem_id="run-notes")
         scripts = (
             "run_parts",
+            "chart_data",
+            "chart_marks",
             "run_chart",
             "run_lines",
             "run_balance",

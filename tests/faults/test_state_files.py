@@ -52,7 +52,7 @@ def test_a_broken_state_file_breaks_neither_its_run_nor_the_list(root, name, kin
     (run.path / name).write_bytes(BREAKS[kind])
     assert effective_state(run) in ("failed", "lost", "queued", "preparing", "running", "stopped", "finished")
     seen = RunWatcher(root).look("broken")
-    assert seen["cursor"] == 1
+    assert seen["train"]["row"] == [0]
     lines = {line.id: line for line in runs.look(root)}
     assert set(lines) == {"broken", "whole"} and lines["whole"].state == "failed"
     assert Strategy.read(read_json(run.strategy_file)) is None
@@ -80,10 +80,10 @@ def test_torn_binary_and_huge_rows_of_the_record_are_passed_over(root):
         file.write(b"\n".join(rows) + b"\n" + b'{"text": "' + b"x" * 5_000_000 + b'"}\n')
         file.write(b'{"step": 3, "train/loss": 1.5, "task/t/loss": 1.5}\n{"step": 4, "train')
     watcher = RunWatcher(root)
-    assert watcher.look("broken")["cursor"] == 2
+    assert watcher.look("broken")["train"]["step"] == [1, 3]
     with open(run.metrics_file, "ab") as file:
         file.write(b'/loss": 1.25}\n')
-    assert watcher.look("broken")["cursor"] == 3
+    assert watcher.look("broken")["train"]["step"] == [1, 3, 4]
     os.truncate(run.metrics_file, 0)
     assert watcher.look("broken")["state"] == "failed"
 

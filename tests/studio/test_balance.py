@@ -7,6 +7,7 @@ import json
 import pytest
 
 from studio.logic.balance import BINS, balance, sentence
+from studio.logic.history import Table
 
 
 def row(step: int, **tasks: tuple[float | None, int, float, int]) -> dict:
@@ -25,7 +26,7 @@ def evaluation(step: int, **losses: float) -> dict:
 
 def test_shares_add_up_and_losses_are_relative_to_the_start():
     rows = [row(i + 1, a=(4.0 / (i + 1), 10, 0.5, 3), b=(2.0, 30, 0.5, 1)) for i in range(4)]
-    found = balance(rows, [], ["a", "b"])
+    found = balance(Table.of(rows), [], ["a", "b"])
     assert found["step"] == [1, 2, 3, 4]
     assert found["relative"] == [[1.0, 0.5, pytest.approx(1 / 3), 0.25], [1.0, 1.0, 1.0, 1.0]]
     assert found["loss_share"][0] == [0.5, 0.5] and found["row_share"][0] == [0.75, 0.25]
@@ -37,20 +38,21 @@ def test_a_bin_is_weighted_by_tokens_and_an_absent_task_leaves_a_gap():
     rows = [
         row(i + 1, a=(1.0 if i % 2 else 3.0, 10 if i % 2 else 30, 1.0, 1), b=(None, 0, 0.0, 0)) for i in range(2 * BINS)
     ]
-    found = balance(rows, [], ["a", "b"])
+    found = balance(Table.of(rows), [], ["a", "b"])
     assert len(found["step"]) == BINS
     assert found["relative"][0] == [1.0] * BINS  # every bin: (3 * 30 + 1 * 10) / 40 = 2.5
     assert set(found["relative"][1]) == {None} and found["table"][1]["relative"] is None
 
 
 def test_a_run_without_steps_and_one_with_broken_numbers():
-    assert balance([], [], ["a"])["step"] == []
-    found = balance([{"step": 1, "train/loss": None, "task/a/loss": None, "task/a/weight": "x"}], [{"step": 1}], ["a"])
+    assert balance(Table(), [], ["a"])["step"] == []
+    rows = [{"step": 1, "train/loss": None, "task/a/loss": None, "task/a/weight": "x"}]
+    found = balance(Table.of(rows), [{"step": 1}], ["a"])
     assert found["table"][0]["loss_share"] is None
 
 
 def words(*evaluations: dict, names: tuple[str, ...] = ("a", "b")) -> str:
-    found = balance([row(1, a=(1.0, 1, 0.5, 1), b=(1.0, 1, 0.5, 1))], list(evaluations), list(names))
+    found = balance(Table.of([row(1, a=(1.0, 1, 0.5, 1), b=(1.0, 1, 0.5, 1))]), list(evaluations), list(names))
     assert found["sentence"] == sentence(found["table"], list(evaluations))
     return found["sentence"]
 

@@ -45,7 +45,7 @@ def test_numbers_by_hand(root):
     assert (sql["base"], sql["eval"], sql["change"]) == (4.0, 3.0, -0.25)
     assert bug["change"] == pytest.approx(0.1)
     assert (sql["tokens"], bug["tokens"]) == (100, 100)
-    assert view["train"]["tasks"][1][:2] == [None, 5.8]  # absent at step 1: no point
+    assert view["train"]["values"][1][:2] == [None, 5.8]  # absent at step 1: no point
     assert view["remaining_s"] == pytest.approx(20, abs=1)  # 10 steps took 20 s, 10 are left
     assert view["best"] == 10
 
@@ -55,9 +55,25 @@ def test_a_viewer_gets_only_what_is_new(root):
     watcher = RunWatcher(root)
     first = watcher.look(run.id)
     append_json(run.metrics_file, metrics_row(11))
-    second = watcher.look(run.id, cursor=first["cursor"], generation=first["generation"])
-    assert (second["reset"], second["train"]["step"]) == (False, [11])
+    second = watcher.look(run.id, cursor=first["cursor"])
+    assert (second["reset"], second["train"]["row"], second["train"]["step"]) == (False, [8, 9, 10], [9, 10, 11])
     assert "config" in first and "config" not in second
+    assert (second["eval"]["row"], second["events"], second["marks"]) == ([0, 1], [], [])  # the bin that is not full
+    third = watcher.look(run.id, cursor=second["cursor"])
+    assert not third["reset"] and third["balance"] is None
+    append_json(run.metrics_file, {**metrics_row(12), "host/cpu_percent": 7.0})  # a curve that was not there
+    assert watcher.look(run.id, cursor=third["cursor"])["reset"]
+    for cursor in (
+        "",
+        "x",
+        "1.2.3.4.5",
+        "9.1.0.0.0.0.0",
+        "0.9.0.0.0.0.0",
+        "0.1.999.0.0.0.0",
+        "0.1.0.0.999.0.0",
+        "0.1.0.0.0.0.-1",
+    ):
+        assert watcher.look(run.id, cursor=cursor)["reset"]
 
 
 def test_a_resumed_run_makes_viewers_start_over_and_the_later_row_wins(root):
@@ -65,9 +81,9 @@ def test_a_resumed_run_makes_viewers_start_over_and_the_later_row_wins(root):
     watcher = RunWatcher(root)
     first = watcher.look(run.id)
     append_json(run.metrics_file, {**metrics_row(6), "train/loss": 1.0})
-    again = watcher.look(run.id, cursor=first["cursor"], generation=first["generation"])
+    again = watcher.look(run.id, cursor=first["cursor"])
     assert again["reset"] and again["train"]["step"] == [1, 2, 3, 4, 5, 6]
-    assert again["train"]["run"]["total"][-1] == 1.0
+    assert again["run"]["values"][0][-1] == 1.0 and again["run_keys"][0]["key"] == "train/loss"
 
 
 def test_text_from_logs_is_text(root):
