@@ -72,7 +72,7 @@ def test_cells_have_a_value_a_sign_and_a_word(root, run):
 def test_the_run_page_says_what_was_forgotten(root, run):
     sentence = "step-000010 forgot something: it is worse than the base model on the retention data (Loss, Perplexity)."
     assert evaluate.look(root, run.id)["forgot"] == [sentence]
-    assert RunWatcher(root).look(run.id)["balance"]["forgot"] == [sentence]
+    assert RunWatcher(root).look(run.id)["forgot"] == [sentence]
     write_result(run, "step-000010", "retention", "loss", [1.0 + n / 10 for n in range(8)])
     assert evaluate.forgetting(run) == []
 
