@@ -77,7 +77,7 @@ function draw(value) {
     shown = value;
     return;
   }
-  const problem = value.problem ? h("ul.notes", { role: "alert" }, h("li.bad", {}, h("span.mark", { "aria-hidden": "true" }, "!"), h("span", {}, rich(value.problem), value.fix ? h("span.fix", {}, " ", rich(value.fix)) : null))) : null;
+  const problem = value.problem ? h("div", { role: "alert" }, h("ul.notes", {}, h("li.bad", {}, h("span.mark", { "aria-hidden": "true" }, "!"), h("span", {}, rich(value.problem), value.fix ? h("span.fix", {}, " ", rich(value.fix)) : null)))) : null;
   const phase = value.phase ? h("p.phase", { role: "status" }, h("span.pill.live", {}, h("i"), "Loading"), h("span.sub", {}, value.phase)) : null;
   const note = value.note ? h("p.sub", { role: "status" }, value.note) : null;
   const empty = value.empty ? h("p.card.empty", {}, value.empty, " ", h("a", { href: "/new" }, "New run")) : null;

@@ -1,7 +1,7 @@
 // The Balance tab of a run: how the tasks pull.  value: see studio/logic/balance.py
 function balanceTab(found) {
   const forgot = (found.forgot || []).map((text) => h("li.bad", {}, h("span.mark", { "aria-hidden": "true" }, "!"), h("span", {}, text)));
-  const note = h("div.balance-note", {}, forgot.length ? h("ul.notes", { role: "status" }, forgot) : null, h("p.balance-words", { role: "status" }, rich(found.sentence)));
+  const note = h("div.balance-note", {}, forgot.length ? h("div", { role: "status" }, h("ul.notes", {}, forgot)) : null, h("p.balance-words", { role: "status" }, rich(found.sentence)));
   if (!found.step.length) return h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Balance")), note);
   const title = (text, sub) => h("div.card-h", {}, h("h3", {}, text), h("span.sub", {}, sub));
   const range = h("div.axis", { "aria-hidden": "true" }, h("span", {}, `step ${count(found.step[0])}`), h("span", {}, `step ${count(found.step.at(-1))}`));

@@ -172,7 +172,7 @@ class _Page:
                     max_lines=16,
                     elem_id="new-pasted",
                 )
-                self.load = gr.Button("Load into the form", elem_id="new-load")
+                self.load = gr.Button("Load into the form", interactive=False, elem_id="new-load")
 
     def wire(self) -> None:
         """Join inputs to `look`, Start to `start`, the address and pasted YAML to the form."""
@@ -188,7 +188,7 @@ class _Page:
             self.mix,
             self.clock,
         ]
-        filled = [self.head, self.notes, self.tasks, self.token, self.advanced, *self.form.by_path.values()]
+        filled = [self.head, self.notes, self.tasks, self.token, self.advanced, self.load, *self.form.by_path.values()]
         length = [
             self.by_steps,
             self.form.by_path["optim.max_steps"],
@@ -287,6 +287,7 @@ class _Page:
             self.advanced: gr.Accordion(open=True) if set(draft.marked) & set(ADVANCED_FIELDS) else gr.skip(),
             self.tasks: _editor(draft),
             self.token: secrets.token_hex(16),
+            self.load: gr.Button(interactive=True),  # a late answer to the opening would undo it
             **self.form.updates(draft.values),
             **self._length(draft.values["optim.max_steps"] is not None, {k: draft.values[k] for k in _LENGTH}),
         }
