@@ -38,7 +38,7 @@ class Sample:
     num_tokens: int = 0
     """Generated, the last one included."""
     end: str = ""
-    """What ended it: end of turn, length limit."""
+    """What ended it: end of turn, length limit, stopped."""
 
 
 def samples_file(run: RunDir) -> Path:

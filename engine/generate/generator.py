@@ -49,6 +49,7 @@ class Generator:
         *,
         done: Mapping[int, Generated] | None = None,
         on_done: Callable[[int, Generated], None] = lambda *_: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> list[Generated]:
         """Answer prompts.
 
@@ -58,6 +59,7 @@ class Generator:
                 seed and its place in the list.
             done: Answers that are known from an interrupted call, by place: they are not made again.
             on_done: Called with place and answer as soon as there is one, longest prompts first.
+            stopped: Asked after each token; true ends the answers where they are.
 
         Returns:
             The answers in the order of the prompts.
@@ -78,7 +80,7 @@ class Generator:
                 for p in batch
             ]
             try:
-                for row in grow(self.model, rows, is_trained=self.is_trained):
+                for row in grow(self.model, rows, stopped=stopped, is_trained=self.is_trained):
                     answers[row.place] = row.generated()
                     on_done(row.place, answers[row.place])
             except torch.OutOfMemoryError:

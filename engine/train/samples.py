@@ -90,11 +90,8 @@ class Sampler:
             return
         before = time.monotonic()
         answers: dict[int, Generated] = {}
-        reason = ""
         try:
-            self._answer(answers, before + MAX_SECONDS)
-        except _Cut as cut:
-            reason = str(cut)
+            reason = self._answer(answers, before + MAX_SECONDS)
         except (RuntimeError, ValueError, IndexError) as error:  # torch's out of memory is a RuntimeError
             logger.exception("no samples")
             first = (str(error).splitlines() or [""])[0][:200]
@@ -109,46 +106,45 @@ class Sampler:
     def _tell(self, step: int, answers: dict[int, Generated], took: float, reason: str) -> None:
         self.seconds += took
         share = self.seconds / max(time.monotonic() - self._began, 1e-9)
-        tokens, left = sum(answer.num_tokens for answer in answers.values()), len(self.questions) - len(answers)
+        tokens = sum(answer.num_tokens for answer in answers.values())
         text = f"Samples: {len(answers)} answers, {tokens} tokens ({took:.1f} s)."
         if step:  # before the first step it is a share of nothing
             text = f"Samples: {len(answers)} answers, {tokens} tokens ({took:.1f} s; {share:.1%} of the time so far)."
         self.record.event("samples", text, step=step, seconds=round(took, 3), share=round(share, 4))
-        if left:
-            self.record.event("samples", f"{left} samples are left out: {reason}.", step=step)
+        whole = sum(answer.end != "stopped" for answer in answers.values())
+        if left := len(self.questions) - whole:
+            self.record.event("samples", f"{left} samples are cut short or left out: {reason}.", step=step)
 
-    def _answer(self, answers: dict[int, Generated], until: float) -> None:
-        """Fill `answers` by the question's place.
+    def _answer(self, answers: dict[int, Generated], until: float) -> str:
+        """Fill `answers` by the question's place; return why they were ended early, if they were."""
+        reason = ""
 
-        Raises:
-            _Cut: If time is up, or the run is to end.
-        """
+        def stopped() -> bool:
+            nonlocal reason
+            if not reason and self.is_urgent():
+                reason = "the run is to end"
+            elif not reason and time.monotonic() > until:
+                reason = f"they take longer than {MAX_SECONDS:.0f} s"
+            return bool(reason)
 
-        def check(*_: Any) -> None:
-            if self.is_urgent():
-                raise _Cut("the run is to end")
-            if time.monotonic() > until:
-                raise _Cut(f"they take longer than {MAX_SECONDS:.0f} s")
-
-        longest = max(len(question.prompt.ids) for question in self.questions) + self.decoding.max_new_tokens
-        rows = max(1, BATCH_TOKENS // longest)
+        prompts = [question.prompt.ids for question in self.questions]
+        order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+        rows = max(1, BATCH_TOKENS // (len(prompts[order[0]]) + self.decoding.max_new_tokens))
         generator = Generator(self.model, self.tokenizer, batch_size=rows, is_trained=True)
-        was_training = self.model.training
-        # before every token: an answer that does not end in time is given up
-        hook = self.model.register_forward_pre_hook(check)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
+        was_training = self.model.training
         self.model.eval()
         try:
             with torch.random.fork_rng(devices), self.context():
-                prompts = [question.prompt.ids for question in self.questions]
-                generator.answer(prompts, self.decoding, on_done=answers.__setitem__)
+                for start in range(0, len(order), rows):
+                    batch = order[start : start + rows]
+                    made = generator.answer([prompts[place] for place in batch], self.decoding, stopped=stopped)
+                    answers.update(zip(batch, made, strict=True))
+                    if stopped():
+                        break
         finally:
-            hook.remove()
             self.model.train(was_training)
-
-
-class _Cut(Exception):
-    """Why answers were given up."""
+        return reason
 
 
 def build_sampler(

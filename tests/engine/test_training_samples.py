@@ -14,6 +14,7 @@ from engine.contract.samples import MAX_CHARS, PAGE_BYTES, Sample, clipped, read
 from engine.contract.strategy import Strategy
 from engine.evaluate.heldout import Prompt
 from engine.model.tiny_tokenizer import character_tokenizer
+from engine.train import samples
 from engine.train.main import train
 from engine.train.samples import Question, Sampler, build_sampler
 from tests.tiny_model import tiny_llama
@@ -137,11 +138,21 @@ def test_a_model_that_cannot_answer_says_so_once():
     assert notes.samples == [] and model.training
 
 
-def test_answers_stop_when_the_run_is_to_end():
-    left = iter([False, False, True])
-    taker, notes = sampler(tiny_llama(), is_urgent=lambda: next(left))
+def test_answers_stop_where_they_are_when_the_run_is_to_end():
+    asked = iter([False, False, *[True] * 9])
+    taker, notes = sampler(tiny_llama(), is_urgent=lambda: next(asked))
     taker.take(1)
-    assert notes.events[-1] == "3 samples are left out: the run is to end."
+    assert {(one.num_tokens, one.end) for one in notes.samples} == {(3, "stopped")}
+    assert notes.events[-1] == "3 samples are cut short or left out: the run is to end."
+
+
+def test_answers_that_take_too_long_are_left_out(monkeypatch):
+    monkeypatch.setattr(samples, "MAX_SECONDS", -1.0)
+    monkeypatch.setattr(samples, "BATCH_TOKENS", 1)
+    taker, notes = sampler(tiny_llama())
+    taker.take(1)
+    assert [(one.prompt, one.num_tokens) for one in notes.samples] == [(0, 1)]  # the longest question comes first
+    assert notes.events[-1].startswith("3 samples are cut short or left out: they take longer than")
 
 
 def test_a_layer_that_keeps_something_between_passes_can_still_be_trained():
