@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run_at
+from engine.contract.samples import read_samples
 from engine.launch.command import settle_strategy
 from engine.train.main import train
 from tests.tiny_run import new_attempt, train_losses
@@ -78,6 +79,7 @@ def test_two_processes_are_one_with_every_strategy(engine, plain, alone, tmp_pat
         for step, row in before[case].items():
             assert row == pytest.approx(theirs[step], rel=2e-5), (case, step)
         assert_same_weights(run, alone(case.split()[1]), case)
+        assert_samples(run, alone(case.split()[1]), case)
 
     for run in runs.values():
         shutil.rmtree(run.checkpoints / "step-000006")
@@ -99,3 +101,14 @@ def assert_same_weights(run: RunDir, other: RunDir, case: str) -> None:
     for key, value in theirs.items():
         assert ours[key].shape == value.shape, key
         assert float((ours[key] - value).abs().max()) <= 2e-4 + 1e-3 * float(value.abs().max()), (case, key)
+
+
+def assert_samples(run: RunDir, other: RunDir, case: str) -> None:
+    """Rank 0 answers alone where it has all weights; where it has not, the run says so once and nothing waits."""
+    ours, theirs = (read_samples(one)[0] for one in (run, other))
+    if case.startswith(("fsdp2", "zero3")):
+        told = [event["text"] for event in run.events()[0] if event["kind"] == "samples"]
+        assert ours == [] and len(told) == 1 and told[0].startswith("No samples during training"), case
+        return
+    assert [(one.step, one.task, one.prompt) for one in ours] == [(one.step, one.task, one.prompt) for one in theirs]
+    assert [one for one in ours if one.step == 0] == [one for one in theirs if one.step == 0], case
