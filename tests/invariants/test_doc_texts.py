@@ -152,7 +152,8 @@ def test_settings_within_sentences_exist(name):
         for place in places:
             *sections, last = place.split(".")
             if sections[:1] == ["tasks"]:
-                text = f"tasks: [{{name: sql, path: sql.jsonl, {'.'.join([*sections[1:], last])}: {value}}}]"
+                other = "{name: docs, path: docs.jsonl}"
+                text = f"tasks: [{other}, {{name: sql, path: sql.jsonl, {'.'.join([*sections[1:], last])}: {value}}}]"
             else:
                 text = "".join(f"{section}: {{" for section in sections) + f"{last}: {value}" + "}" * len(sections)
             try:
