@@ -1,5 +1,8 @@
 // The Compare page.  value: see studio/logic/compare.py.  One chart at a time: a task or the mean, over steps, tokens or time.
-const state = { task: "", kind: "eval", x: "step", all: false };
+// What is chosen stands in the address.
+const asked = new URL(location.href).searchParams;
+const state = { task: asked.get("task") || "", kind: asked.get("curve") === "train" ? "train" : "eval", x: ["tokens", "time"].includes(asked.get("x")) ? asked.get("x") : "step", all: asked.get("settings") === "all" };
+const keepChoice = () => keepAddress({ task: state.task, curve: state.kind === "eval" ? "" : state.kind, x: state.x === "step" ? "" : state.x, settings: state.all ? "all" : "" });
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 5], [14, 4]]; // colours are not the only difference between runs
 let plot = null, chart = null;
 
@@ -9,6 +12,8 @@ function draw(value) {
   if (!value.runs.length) { root().replaceChildren(...notes, h("section.card.empty", {}, h("p", {}, "Choose two runs or more in the list of runs."), h("a.button.primary", { href: "/runs" }, "All runs"))); return; }
   plot = h("div.st-plot", { role: "img", "aria-label": "Loss of each run" });
   const task = h("select", { "aria-label": "Task", onchange: () => { state.task = task.value; rebuild(value); } }, h("option", { value: "" }, "All tasks together"), value.tasks.map((name) => h("option", { value: name, translate: "no" }, name)));
+  if (!value.tasks.includes(state.task)) state.task = "";
+  task.value = state.task;
   root().replaceChildren(...notes, runList(value),
     h("section.card.chart", {}, h("div.card-h", {}, h("h2", {}, "Loss"), task, h("div.grow"), choice("Loss", "kind", [["eval", "Eval"], ["train", "Train"]], value), choice("Horizontal axis", "x", [["step", "Steps"], ["tokens", "Tokens"], ["time", "Time"]], value)), plot),
     taskTableOf(value), settings(value));
@@ -45,6 +50,7 @@ function axisOf(run, steps) {
 }
 
 function rebuild(value) {
+  keepChoice();
   if (chart) chart.destroy();
   plot.replaceChildren();
   const tables = value.runs.map((run) => { const steps = state.kind === "eval" ? run.eval_step : run.step; return [axisOf(run, steps), run[state.kind][state.task] || steps.map(() => null)]; });
@@ -75,7 +81,7 @@ function taskTableOf(value) {
   const cells = (run, name) => { const found = run.table[name]; return [h("td.n", {}, fixed(found?.base)), h(found && found.best === best(name) ? "td.n.down" : "td.n", {}, fixed(found?.best)), h("td.n", {}, fixed(found?.last))]; };
   const rows = ["", ...value.tasks].map((name) => h("tr", {}, h("th", { scope: "row" }, h("span.who", {}, name ? h("i.sw", { style: { background: color(name) } }) : null, name ? h("b", { translate: "no" }, name) : h("b", {}, "All tasks together"))), ...value.runs.flatMap((run) => cells(run, name))));
   return h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Held-out loss of every task"), h("span.sub", {}, "nats per token; the best is green")), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Held-out loss of every task" },
-    h("table.tasks.matrix", {}, h("thead", {}, h("tr", {}, h("td"), ...value.runs.map((run, i) => h("th.group", { scope: "colgroup", colSpan: 3 }, mark(i), " ", h("span", { translate: "no" }, run.name)))),
+    h("table.tasks.by-run", {}, h("thead", {}, h("tr", {}, h("td"), ...value.runs.map((run, i) => h("th.group", { scope: "colgroup", colSpan: 3 }, mark(i), " ", h("span", { translate: "no" }, run.name)))),
       h("tr", {}, h("th", { scope: "col" }, "Task"), ...value.runs.flatMap(() => ["Base", "Best", "Last"].map((title) => h("th.n", { scope: "col" }, title))))), h("tbody", {}, rows))));
 }
 
@@ -87,7 +93,7 @@ function settings(value) {
     table.hidden = !none.hidden;
     body.replaceChildren(...rows.map((row) => h(row.differs ? "tr.differs" : "tr", {}, h("th", { scope: "row", translate: "no" }, row.path), row.values.map((text) => h("td", { translate: "no" }, text)))));
   };
-  const only = h("input", { type: "checkbox", checked: !state.all, onchange: () => { state.all = !only.checked; show(); } });
+  const only = h("input", { type: "checkbox", checked: !state.all, onchange: () => { state.all = !only.checked; keepChoice(); show(); } });
   const table = h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Settings" },
     h("table.tasks.settings", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Setting"), value.runs.map((run, i) => h("th", { scope: "col" }, mark(i), " ", h("span", { translate: "no" }, run.name))))), body));
   show();

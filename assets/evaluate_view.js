@@ -28,16 +28,10 @@ function exportsOf(value) {
   return [["JSON", "json"], ["CSV", "csv"], ["Markdown", "markdown"], ["Model card", "card"]].map(([label, form]) => h("a.ibtn", { href: address(form), download: "" }, label));
 }
 
-function keepAddress(value) {
-  const url = new URL(location.href);
-  for (const [name, text] of [["run", value.run], ["against", value.against]]) { if (text) url.searchParams.set(name, text); else url.searchParams.delete(name); }
-  if (url.href !== location.href) history.replaceState(history.state, "", url);
-}
-
 function draw(value) {
   if (value.empty) { root().replaceChildren(h("p.card.empty", {}, value.empty, " ", h("a", { href: "/new" }, "New run"))); return; }
   if (!value.columns) { root().replaceChildren(h("p.card.empty", {}, "Reading the results …")); return; }
-  keepAddress(value);
+  keepAddress({ run: value.run, against: value.against });
   const job = jobCard(value.job);
   if (!value.rows.length) { root().replaceChildren(...[job, h("p.card.empty", { id: "evaluate-empty" }, "Nothing was measured yet. Press Evaluate: the base model and the checkpoints answer the held-out examples of each task.")].filter(Boolean)); return; }
   const forgot = value.forgot.length ? h("div", { role: "status", id: "evaluate-forgot" }, h("ul.notes", {}, value.forgot.map((text) => h("li.bad", {}, h("span.mark", { "aria-hidden": "true" }, "!"), h("span", {}, text))))) : null;

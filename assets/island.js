@@ -41,6 +41,13 @@ function start() {
   redraw();
 }
 
+/** Keep what is chosen in the address, so that a link opens the same view; what is empty is taken out. */
+function keepAddress(chosen) {
+  const url = new URL(location.href);
+  for (const [name, text] of Object.entries(chosen)) { if (text) url.searchParams.set(name, text); else url.searchParams.delete(name); }
+  if (url.href !== location.href) history.replaceState(history.state, "", url);
+}
+
 /**
  * Tabs whose choice stands in the address as ?tab=name, so that a link opens the same view; returns [tablist, ...panels].
  * panels: [name, title, () => nodes]; arrow keys, Home and End move between the tabs.
@@ -51,9 +58,7 @@ function tabs(label, panels) {
   const list = h("div.tabs-line", { role: "tablist", "aria-label": label });
   const choose = (chosen) => {
     [...list.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; });
-    const url = new URL(location.href);
-    if (chosen === 0) url.searchParams.delete("tab"); else url.searchParams.set("tab", panels[chosen][0]);
-    if (url.href !== location.href) history.replaceState(history.state, "", url);
+    keepAddress({ tab: chosen === 0 ? "" : panels[chosen][0] });
   };
   panels.forEach(([name, title], i) => list.append(h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => choose(i),
     onkeydown: (event) => {

@@ -10,12 +10,6 @@ const query = new URL(location.href).searchParams;
 const view = { text: query.get("q") || "", group: query.get("state") || "", sort: query.get("sort") || "", down: query.get("down") === "1", chosen: new Set() };
 let parts = null;
 
-function keepInAddress() {
-  const url = new URL(location.href);
-  for (const [key, text] of [["q", view.text], ["state", view.group], ["sort", view.sort], ["down", view.down ? "1" : ""]]) if (text) url.searchParams.set(key, text); else url.searchParams.delete(key);
-  if (url.href !== location.href) history.replaceState(history.state, "", url);
-}
-
 function frame() {
   const search = h("input.search", { type: "search", value: view.text, placeholder: "Search name, model, task or tag", "aria-label": "Search runs" });
   search.addEventListener("input", () => { view.text = search.value; fill(); });
@@ -38,7 +32,7 @@ function draw(value) {
 }
 
 function fill() {
-  keepInAddress();
+  keepAddress({ q: view.text, state: view.group, sort: view.sort, down: view.down ? "1" : "" });
   const words = view.text.toLowerCase().split(/\s+/).filter(Boolean);
   const found = props.value.runs.filter((run) => (!view.group || GROUP_OF[run.state] === view.group)
     && words.every((word) => [run.id, run.name, run.model, run.method, run.note, ...run.tasks, ...run.tags].some((text) => text.toLowerCase().includes(word))));

@@ -17,6 +17,9 @@ import gradio as gr
 
 from studio.logic.form_fields import FIELDS, FormField
 
+NOT_SET = "not set"
+"""What stands in an empty number."""
+
 
 class Widgets:
     """The table `recipe path -> component` of one page."""
@@ -73,7 +76,7 @@ def make_component(field: FormField, **changes: Any) -> Any:
         "elem_id": element_id(field.path),
     }
     if field.kind in ("number", "integer"):
-        return gr.Number(**{**common, **changes})
+        return gr.Number(**{**common, "placeholder": NOT_SET, **changes})
     if field.kind == "flag":
         return gr.Checkbox(**{**common, **changes})
     if field.kind == "choice":

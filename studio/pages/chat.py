@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.context import Context
 
 from engine.contract.errors import UserError
+from studio.address import address_js
 from studio.chat_client import ChatClient
 from studio.context import StudioContext
 from studio.islands import island
@@ -69,10 +70,10 @@ class _Page:
                 lines=1,
                 max_lines=14,
                 elem_id="chat-question",
-                interactive=True,
+                interactive=False,
             )
             with gr.Row(elem_classes="chat-buttons"):
-                self.send = gr.Button("Ask both", variant="primary", elem_id="chat-send")
+                self.send = gr.Button("Ask both", variant="primary", elem_id="chat-send", interactive=False)
                 self.stop = gr.Button("Stop", elem_id="chat-stop")
                 self.again = gr.Button("Regenerate both", elem_id="chat-again")
                 self.edit = gr.Button("Edit the last question", elem_id="chat-edit")
@@ -117,10 +118,12 @@ class _Page:
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         sides, prompt = [self.left, self.right], [self.question, self.system, self.gold]
         chosen = [*sides, self.task, self.pick, self.code]
-        Context.root_block.load(self.open, None, [self.run, *chosen, self.columns], api_name="chat_open", **quiet)
+        opened = [self.run, *chosen, self.columns, self.question, self.send]
+        address: dict[str, Any] = {"fn": None, "inputs": [self.run, *sides], "js": address_js("run", *chat.SIDES)}
+        Context.root_block.load(self.open, None, opened, api_name="chat_open", **quiet)
         self.run.input(self.choose_run, self.run, chosen, api_name="chat_choose_run", **quiet).then(
             self.start_over, sides, [self.columns, self.talk], api_name="chat_after_choice", **quiet
-        )
+        ).then(**address, api_name="chat_run_address")
         gr.on(
             [self.left.input, self.right.input],
             self.start_over,
@@ -128,7 +131,9 @@ class _Page:
             [self.columns, self.talk],
             api_name="chat_choose_side",
             **quiet,
-        ).then(self.snippets, [self.run, self.right], self.code, api_name="chat_code", **quiet)
+        ).then(self.snippets, [self.run, self.right], self.code, api_name="chat_code", **quiet).then(
+            **address, api_name="chat_side_address"
+        )
         self.task.input(self.choose_task, [self.run, self.task], [self.pick, *prompt], api_name="chat_task", **quiet)
         self.pick.input(self.choose_prompt, [self.run, self.task, self.pick], prompt, api_name="chat_prompt", **quiet)
         buttons = [self.send, self.again, self.edit, self.clear]
@@ -149,15 +154,19 @@ class _Page:
         self.unload.click(self.free, [*sides, self.talk], self.columns, api_name="chat_unload", **quiet)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
-        """Fill the pickers; `?run=` chooses a run, `?left=` and `?right=` who answers."""
-        choices = chat.run_choices(self.root)
+        """Fill the pickers; `?run=` chooses a run, `?left=` and `?right=` who answers, `?checkpoint=` the right one.
+
+        A question can be asked from then on.
+        """
+        choices, asked = chat.run_choices(self.root), request.query_params
         ids = [run_id for _, run_id in choices]
-        wanted = request.query_params.get("run", "")
+        wanted = asked.get("run", "")
         run_id = wanted if wanted in ids else (ids[0] if ids else "")
-        sides = {side: request.query_params.get(side, "") for side in chat.SIDES}
+        sides = {"left": asked.get("left", ""), "right": asked.get("right") or asked.get("checkpoint", "")}
         picked, names = self._pick_run(run_id, sides)
-        note = "" if run_id else NO_RUN
-        return gr.Dropdown(choices, value=run_id or None), *picked, chat.view(chat.new_talk(), names, empty=note)
+        columns = chat.view(chat.new_talk(), names, empty="" if run_id else NO_RUN)
+        ready = gr.Textbox(interactive=bool(run_id)), gr.Button(interactive=bool(run_id))
+        return gr.Dropdown(choices, value=run_id or None), *picked, columns, *ready
 
     def choose_run(self, run_id: str | None) -> tuple[Any, ...]:
         """Fill the pickers of a run."""

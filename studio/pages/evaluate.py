@@ -50,7 +50,8 @@ class _Page:
                     with gr.Row():
                         self.number = gr.Number(
                             label="Examples per task", info="Empty = those that the training evaluates on.",
-                            value=None, precision=0, minimum=1, elem_id="evaluate-number", interactive=True,
+                            value=None, placeholder="as in the training", precision=0, minimum=1,
+                            elem_id="evaluate-number", interactive=True,
                         )  # fmt: skip
                         self.retention = gr.Textbox(
                             label="Retention data", placeholder="/data/general.jsonl",
@@ -86,7 +87,8 @@ class _Page:
         shown = [self.run, self.against]
         form = [self.checkpoints, self.tasks, self.scorers]
         asked = [self.run, *form, self.number, self.retention, self.own, self.humaneval, self.harness]
-        Context.root_block.load(self.open, None, [*shown, *form, self.view], api_name="evaluate_open", **QUIET)
+        opened = [*shown, *form, self.view, self.number]
+        Context.root_block.load(self.open, None, opened, api_name="evaluate_open", **QUIET)
         self.run.input(self.choose, self.run, form, api_name="evaluate_choose", **QUIET).then(
             self.look, shown, self.view, api_name="evaluate_after_choice", **QUIET
         )
@@ -107,7 +109,8 @@ class _Page:
         run_id = wanted if wanted in ids else (ids[0] if ids else "")
         other = beside if beside in ids else ""
         pickers = gr.Dropdown(runs, value=run_id or None), gr.Dropdown([("None", ""), *runs], value=other)
-        return (*pickers, *self.choose(run_id), self.look(run_id, other))
+        # Gradio draws a number that was never set as 0
+        return (*pickers, *self.choose(run_id), self.look(run_id, other), gr.Number(value=None))
 
     def choose(self, run_id: str | None) -> tuple[Any, ...]:
         """Fill what can be measured of a run."""

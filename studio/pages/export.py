@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.context import Context
 
 from engine.contract.errors import UserError
+from studio.address import address_js
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import chat, export
@@ -60,13 +61,14 @@ class _Page:
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         chosen, shown = [run, checkpoint, key], [view, results]
-        Context.root_block.load(
-            self.open, None, [run, checkpoint, combining[0], *shown], api_name="export_open", **quiet
-        )
+        address: dict[str, Any] = {"fn": None, "inputs": chosen, "js": address_js("run", "checkpoint", "format")}
+        Context.root_block.load(self.open, None, [*chosen, combining[0], *shown], api_name="export_open", **quiet)
         run.input(self.choose, run, [checkpoint, combining[0]], api_name="export_choose", **quiet).then(
             self.look, chosen, shown, api_name="export_after_choice", **quiet
+        ).then(**address, api_name="export_run_address")
+        gr.on([checkpoint.input, key.input], self.look, chosen, shown, api_name="export_format", **quiet).then(
+            **address, api_name="export_address"
         )
-        gr.on([checkpoint.input, key.input], self.look, chosen, shown, api_name="export_format", **quiet)
         told = [notes, *shown]
         start.click(self.start, [*chosen, name], told, api_name="export_start", **quiet)
         combine.click(self.combine, [*chosen, *combining], told, api_name="export_combine", **quiet)
@@ -104,7 +106,7 @@ class _Page:
             return [], []
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
-        """Fill the pickers; `?run=` and `?checkpoint=` choose."""
+        """Fill the pickers; `?run=`, `?checkpoint=` and `?format=` choose."""
         choices = chat.run_choices(self.root)
         ids = [run_id for _, run_id in choices]
         wanted = request.query_params.get("run", "")
@@ -112,8 +114,10 @@ class _Page:
         names, adapters = self.sources(run_id)
         asked = request.query_params.get("checkpoint", "")
         first = asked if asked in names else (names[0] if names else None)
-        pickers = gr.Dropdown(choices, value=run_id or None), gr.Dropdown(names, value=first)
-        return *pickers, gr.Dropdown(adapters, value=[]), *self.look(run_id, first, "merged")
+        form = request.query_params.get("format", "")
+        key = form if form in {name for _, name in export.format_choices()} else "merged"
+        pickers = gr.Dropdown(choices, value=run_id or None), gr.Dropdown(names, value=first), gr.Dropdown(value=key)
+        return *pickers, gr.Dropdown(adapters, value=[]), *self.look(run_id, first, key)
 
     def choose(self, run_id: str | None) -> tuple[Any, Any]:
         """Fill the checkpoints and adapters of a run."""

@@ -22,6 +22,11 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
+# Gradio's upload button, which is out of our reach, is called otherwise than it reads
+RUN_AXE = """async () => (await axe.run({include: document, exclude: ['.upload-container']})).violations
+  .filter((found) => ['serious', 'critical'].includes(found.impact))
+  .flatMap((found) => found.nodes.slice(0, 3).map((node) => `${found.id}: ${node.target.join(' ')}`))"""
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -74,6 +79,13 @@ def is_ours(message: ConsoleMessage) -> bool:
     """Whether a console message is an error of the studio; Gradio reports its own aborted stream on leaving a page."""
     own_noise = ("AbortError", "Connection errored out")  # a request that was under way when the page was left
     return message.type == "error" and not any(text in message.text for text in own_noise)
+
+
+def serious_findings(page: Page) -> list[str]:
+    """Return what axe-core finds serious on the page as it is, as `rule: element`."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE)
+    return page.evaluate(RUN_AXE)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run
 from engine.train.main import train
-from tests.browser.conftest import Studio
+from tests.browser.conftest import Studio, serious_findings
 from tests.studio.test_evaluate import TEXT, write_result
 from tests.tiny_run import new_attempt, tiny_recipe
 
@@ -58,6 +58,8 @@ def test_humaneval_stands_beside_published_results(page: Page, studio: Studio, r
     expect(page.locator("#published-few")).to_contain_text("on 4 of 164 problems only")
     page.locator("#evaluate-more .label-wrap").click()
     page.get_by_label("HumanEval").check()
+    expect(page.locator("#evaluate-number input")).to_have_value("")  # empty, as its help says
+    assert serious_findings(page) == []
     assert page.errors == []
 
 
@@ -68,9 +70,11 @@ def test_what_was_forgotten_is_said_and_texts_stay_texts(page: Page, studio: Stu
     page.goto(f"{studio.url}/evaluate?run={run.id}")
     expect(page.locator("#evaluate-forgot")).to_contain_text("step-000006 forgot something", timeout=30_000)
     expect(page.locator("td.forgot .verdict").first).to_contain_text("forgotten")
+    assert serious_findings(page) == []
     page.locator(".samples-of").select_option(label="aaa")
     expect(page.locator(".samples")).to_contain_text(f"step-000006 says {TEXT}")
     expect(page.locator(".samples img")).to_have_count(0)
     page.goto(f"{studio.url}/run?id={run.id}&tab=balance")
     expect(page.locator("#panel-balance")).to_contain_text("forgot something", timeout=30_000)
+    assert serious_findings(page) == []
     assert page.errors == []

@@ -12,16 +12,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Studio
+from tests.browser.conftest import Studio, serious_findings
 from tests.fake_runs import STATES, fake_run
 
 pytestmark = pytest.mark.browser
 
-AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text(encoding="utf-8")
-# Gradio's upload button, which is out of our reach, is called otherwise than it reads
-RUN_AXE = """async () => (await axe.run({include: document, exclude: ['.upload-container']})).violations
-  .filter((found) => ['serious', 'critical'].includes(found.impact))
-  .flatMap((found) => found.nodes.slice(0, 3).map((node) => `${found.id}: ${node.target.join(' ')}`))"""
 THEME = """(dark) => [document.documentElement, document.body].forEach((node) => node.classList.toggle('dark', dark))"""
 SETTLE_MS = 350
 """For charts that follow the width, and colours that fade."""
@@ -58,7 +53,6 @@ def test_a_page_is_sound_in_light_and_dark_wide_and_narrow(page: Page, studio: S
     path, ready = PLACES[place]
     page.goto(studio.url + path)
     expect(page.locator(ready).first).to_be_visible(timeout=20_000)
-    page.evaluate(AXE)
     kept = os.environ.get("MFT_STUDIO_SCREENSHOTS")
     problems = []
     for width in (1440, 390):
@@ -70,7 +64,7 @@ def test_a_page_is_sound_in_light_and_dark_wide_and_narrow(page: Page, studio: S
             if page.evaluate("document.documentElement.scrollWidth") > width:
                 problems.append(f"{where}: scrolls sideways")
             if width == 1440 or not dark:  # colours do not depend on the width
-                problems += [f"{where}: {found}" for found in page.evaluate(RUN_AXE)]
+                problems += [f"{where}: {found}" for found in serious_findings(page)]
             if kept:
                 Path(kept).mkdir(parents=True, exist_ok=True)
                 page.screenshot(path=Path(kept) / f"{where}.png", full_page=True)
