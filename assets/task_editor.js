@@ -28,12 +28,26 @@ const mixHead = (value) => h("div.mix-row.mix-titles", { "aria-hidden": "true" }
 function line(task, index, value) {
   const box = h("input", { type: "checkbox", "aria-label": `Use ${task.name}`, checked: task.checked, disabled: Boolean(task.problem) });
   box.addEventListener("change", () => change(index, { checked: box.checked }, true));
-  const words = task.problem ? h("span.why.bad", {}, task.problem) : h("span.why", {}, [task.kind === "sample" ? "sample" : "", task.eval_path ? "held-out file" : "",
-    task.max_samples ? `at most ${count(task.max_samples)}` : "", task.max_epochs ? `at most ${task.max_epochs} epochs` : "", task.columns ? "columns named" : ""].filter(Boolean).join(", "));
-  return h("div.mix-row", { "data-name": task.name }, h("label.tick", {}, box), h("div.who", {}, h("span.sw"), h("b", {}, task.name), words),
+  const words = task.problem ? h("span.why.bad", {}, task.problem) : h("span.why", {}, [task.kind === "sample" ? "sample" : "", task.eval_path ? "held-out file" : "", task.columns ? "columns named" : ""].filter(Boolean).join(", "));
+  return h("div.mix-row", { "data-name": task.name }, h("label.tick", {}, box), h("div.who", {}, h("span.sw"), h("b", { translate: "no" }, task.name), words, task.problem ? null : limits(task, index)),
     h("span.n.num", {}, count(task.num_used)),
     ...(custom(value) ? control(task, index, "mixing_weight", `How often ${task.name} is seen`) : []),
     ...(value.uses_weights ? control(task, index, "weight", `Weight of ${task.name}`) : [h("span"), h("span")]));
+}
+
+/** How much of a task is used at most; folded away, with what is set in its title. */
+function limits(task, index) {
+  const told = (one) => [one.max_samples ? `at most ${count(one.max_samples)} examples` : "", one.max_epochs ? `at most ${one.max_epochs} epochs` : ""].filter(Boolean);
+  const title = h("summary", { "aria-label": `Limits of ${task.name}` });
+  const show = (one) => { const parts = told(one); title.replaceChildren(...(parts.length ? parts : ["Limits"]).map((text) => h("span", {}, text))); };
+  const field = (key, label, step, min) => {
+    const input = h("input.weight-number", { type: "number", min, step, placeholder: "all", "aria-label": `${label}, ${task.name}` });
+    input.value = task[key] ?? "";
+    input.addEventListener("change", () => { change(index, { [key]: input.value.trim() === "" ? null : Number(input.value) }, true); show(props.value.tasks[index]); });
+    return h("label", {}, h("span", {}, label), input);
+  };
+  show(task);
+  return h("details.limits", {}, title, field("max_samples", "At most so many examples", "1", "1"), field("max_epochs", "At most so many epochs", "any", "0"));
 }
 
 /** A slider and a number that hold the same value. */

@@ -26,7 +26,7 @@ STYLES = (
     "evaluate.css",
     "settings.css",
 )
-SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "header.js")
+SCRIPTS = ("vendor/uplot/uPlot.iife.min.js", "header.js", "draft.js")
 STATIC = "/studio-static"
 COLORS = "/studio/api/colors.js"
 

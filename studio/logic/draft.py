@@ -10,7 +10,7 @@ Names of fields, defaults and limits come from the schema through `studio.logic.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from engine.contract.continuation import continuation
 from engine.contract.errors import Problem, UserError
 from engine.contract.hub_path import is_hub_path
 from engine.contract.places import DataRoot
-from engine.contract.recipe import Recipe
+from engine.contract.recipe import Recipe, TaskSection
 from engine.contract.recipe_io import absolute_paths, parse_recipe, recipe_from_values
 from engine.contract.rundir import open_run
 from studio.logic import datasets, form_fields
@@ -83,24 +83,32 @@ def initial(
             return replace(draft, values={**draft.values, **first_gpus(root, recipe.launch.num_processes)})
     except UserError as error:
         return Draft(values=form_fields.defaults(), tasks=_catalog(root, project), notices=error.problems)
-    return Draft(values={**form_fields.defaults(), **first_gpus(root, 1)}, tasks=_catalog(root, project))
+    return Draft(values=empty_values(root), tasks=_catalog(root, project))
+
+
+def empty_values(root: DataRoot) -> dict[str, Any]:
+    """Return what the form holds before anybody touched it: the schema's defaults, and the GPUs of the settings."""
+    return {**form_fields.defaults(), **first_gpus(root, 1)}
 
 
 def draft_of(recipe: Recipe, root: DataRoot, project: Path, *, source: str = "") -> Draft:
     """Return the draft of a recipe: its tasks ticked, tasks of the catalog that it does not use below."""
+    tasks = with_catalog([_chosen(task) for task in recipe.tasks], root, project)
+    return Draft(values=form_fields.from_recipe(recipe), tasks=tasks, source=source)
+
+
+def with_catalog(chosen: Sequence[TaskChoice], root: DataRoot, project: Path) -> tuple[TaskChoice, ...]:
+    """Return these tasks with what is known of their files, and the tasks of the catalog that are not among them."""
     catalog = {_real(task.path): task for task in _catalog(root, project)}
-    chosen = []
-    for task in recipe.tasks:
+    found = []
+    for task in chosen:
         known = catalog.pop(_real(task.path), None)
         if known is None:
-            known = _choice(datasets.describe_file(task.path, task.eval_path, task.name))
-        known = replace(known, name=task.name, path=task.path, eval_path=task.eval_path or "", checked=True)
-        known = replace(known, columns=task.columns.named() if task.columns else None)
-        known = replace(known, mixing_weight=task.mixing_weight, max_epochs=task.max_epochs)
-        chosen.append(replace(known, weight=task.weight, max_samples=task.max_samples))
-    names = {task.name for task in chosen}
-    rest = [task for task in catalog.values() if task.name not in names]
-    return Draft(values=form_fields.from_recipe(recipe), tasks=(*chosen, *rest), source=source)
+            known = _choice(datasets.describe_file(task.path, task.eval_path or None, task.name))
+        counts = {name: getattr(known, name) for name in ("kind", "num_used", "num_records", "num_bytes", "problem")}
+        found.append(replace(task, **counts))
+    names = {task.name for task in found}
+    return (*found, *(task for task in catalog.values() if task.name not in names))
 
 
 def load_yaml(text: str, root: DataRoot, project: Path) -> Draft:
@@ -148,6 +156,20 @@ def unfinished_yaml(draft: Draft) -> str:
     tasks = [task_values(task) for task in draft.tasks if task.checked]
     values = {"schema_version": 1, **form_fields.to_values(draft.values), **({"tasks": tasks} if tasks else {})}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _chosen(task: TaskSection) -> TaskChoice:
+    return TaskChoice(
+        name=task.name,
+        path=task.path,
+        eval_path=task.eval_path or "",
+        checked=True,
+        weight=task.weight,
+        max_samples=task.max_samples,
+        mixing_weight=task.mixing_weight,
+        max_epochs=task.max_epochs,
+        columns=task.columns.named() if task.columns else None,
+    )
 
 
 def _catalog(root: DataRoot, project: Path) -> tuple[TaskChoice, ...]:

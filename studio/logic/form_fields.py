@@ -20,7 +20,9 @@ from pydantic.fields import FieldInfo
 from engine.contract.recipe import Recipe
 
 Kind = Literal["number", "integer", "flag", "choice", "text", "names"]
-NOT_FIELDS = frozenset({"schema_version", "tasks"})
+YAML_ONLY = frozenset({"schema_version"})
+"""What a recipe's YAML says and no form does: the format's own version."""
+NOT_FIELDS = YAML_ONLY | {"tasks"}
 LABELS = {
     "model_name_or_path": "Model",
     "num_train_epochs": "Epochs",
@@ -61,6 +63,7 @@ class FormField:
     default: Any
     """As the widget shows it; None for a required field or an empty number."""
     choices: tuple[str, ...] = ()
+    """Of a choice all values; of names the words that may stand for a list."""
     optional: bool = False
     """True if an empty widget means None."""
 
@@ -107,7 +110,7 @@ def to_values(flat: Mapping[str, Any]) -> dict[str, Any]:
         elif field.kind == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)
         elif field.kind == "names":
-            value = _names(value)
+            value = _names(field, value)
         if value == field.default:
             continue
         *parents, last = path.split(".")
@@ -122,6 +125,19 @@ def changed(flat: Mapping[str, Any], paths: tuple[str, ...]) -> int:
     """Return how many of `paths` differ from the schema's default."""
     nested = to_values({path: flat[path] for path in paths if path in flat})
     return sum(_has(nested, path) for path in paths)
+
+
+def suits(field: FormField, value: Any) -> bool:
+    """Whether a value is one that the field's widget can show; whether it is allowed is the schema's to say."""
+    match field.kind:
+        case "number" | "integer":
+            return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        case "flag":
+            return isinstance(value, bool)
+        case "choice":
+            return value in field.choices
+        case _:
+            return isinstance(value, str)
 
 
 def _walk(model: type[BaseModel], prefix: str) -> list[FormField]:
@@ -160,7 +176,8 @@ def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...], bool]:
     if origin in (Union, types.UnionType):
         rest = [a for a in arguments if a is not type(None)]
         if any(get_origin(a) is tuple for a in rest):
-            return "names", (), False
+            words = (word for a in rest if get_origin(a) is Literal for word in get_args(a))
+            return "names", tuple(map(str, words)), False
         kind, choices, _ = _kind(rest[0])
         return kind, choices, len(rest) < len(arguments)
     if origin is tuple:
@@ -179,10 +196,12 @@ def _to_widget(field: FormField, value: Any) -> Any:
     return value
 
 
-def _names(value: Any) -> Any:
-    """`all-linear` stays; `q_proj, v_proj` becomes a list."""
+def _names(field: FormField, value: Any) -> Any:
+    """`q_proj, v_proj` becomes a list, nothing an empty one; a word that stands for a list, `all-linear`, stays."""
     text = str(value or "").strip()
-    return text if text in ("", "all-linear") else [part.strip() for part in text.split(",") if part.strip()]
+    if field.choices and text in ("", *field.choices):
+        return text
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _dig(values: Mapping[str, Any], path: str) -> Any:

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+EDITED = ("weight", "mixing_weight", "max_samples", "max_epochs")
+"""Fields of a recipe's task with a widget in the editor."""
+FROM_DATASETS = ("name", "path", "eval_path", "columns")
+"""Those that come with the task from the Datasets page or a recipe, and go back as they are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChoice:
@@ -18,7 +23,7 @@ class TaskChoice:
     checked: bool = False
     weight: float | str = 1.0
     """A string only if somebody typed no number; the schema refuses it by name."""
-    max_samples: int | None = None
+    max_samples: int | float | str | None = None
     mixing_weight: float | str = 1.0
     max_epochs: float | str | None = None
     columns: Mapping[str, str] | None = None
@@ -50,9 +55,9 @@ class TaskChoice:
             kind=str(value.get("kind") or "file"),
             checked=value.get("checked") is True,
             weight=_number(value.get("weight")),
-            max_samples=_whole(value.get("max_samples")) or None,
+            max_samples=_limit(value.get("max_samples")),
             mixing_weight=_number(value.get("mixing_weight", 1.0)),
-            max_epochs=_number(value["max_epochs"]) if value.get("max_epochs") not in (None, "") else None,
+            max_epochs=_limit(value.get("max_epochs")),
             columns={str(role): str(name) for role, name in columns.items()} if isinstance(columns, Mapping) else None,
             problem=str(value.get("problem") or ""),
             **numbers,
@@ -64,7 +69,7 @@ def task_values(task: TaskChoice) -> dict[str, Any]:
     values: dict[str, Any] = {"name": task.name, "path": task.path, "weight": task.weight}
     if task.eval_path:
         values["eval_path"] = task.eval_path
-    if task.max_samples:
+    if task.max_samples is not None:
         values["max_samples"] = task.max_samples
     if task.mixing_weight != 1.0:
         values["mixing_weight"] = task.mixing_weight
@@ -80,6 +85,14 @@ def _number(value: Any) -> float | str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     return str(value or "")
+
+
+def _limit(value: Any) -> int | float | str | None:
+    """Return a number, whole where it can be; None for an empty field; else what was typed, to be refused by name."""
+    if value is None or value == "":
+        return None
+    number = _number(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _whole(value: Any) -> int:

@@ -1,13 +1,15 @@
 """The New run page: tasks and mix, model and method, a few settings, a summary with Start.  Layout and wiring only.
 
     any input -> look    -> summary, YAML, Start's state        Start -> start -> the run's page
-    page load -> open -> the form filled from ?preset=, ?from= or ?continue=     Load -> load_yaml -> the form filled
+    page load -> open -> the form filled from ?preset=, ?from= or ?continue=, else from this browser's draft
+    Load -> load_yaml -> the form filled                       what people change -> edit -> look, and kept as the draft
 
 Page-specific styles: `assets/new_run.css`, which the shell must put into the head on this route.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Any
 
@@ -18,15 +20,20 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.forms import Widgets, element_id
 from studio.islands import island
-from studio.logic import form_fields, new_run, presets
+from studio.logic import form_fields, kept_draft, new_run, presets
 from studio.logic.draft import Draft, initial, load_yaml
 from studio.logic.model_choice import model_choices
 from studio.logic.new_run import ADVANCED_FIELDS, NewRunView
 from studio.logic.task_choice import TaskChoice
 
-GO_TO_RUN = "(id) => { if (id) window.location.assign('/run?id=' + encodeURIComponent(id)); }"
+GO_TO_RUN = """(id) => {
+  if (!id) return;
+  window.studioDraft.clear();
+  window.location.assign('/run?id=' + encodeURIComponent(id));
+}"""
 MEASURE_POLL_S = 1.5
 QUERY = {"preset": "preset", "run_id": "from", "fix": "fix", "continued": "continue", "checkpoint": "checkpoint"}
+READ_DRAFT = f"() => window.studioDraft.read({json.dumps([*QUERY.values()])})"
 SECTIONS = {
     "": "Run",
     "model": "Model",
@@ -59,6 +66,8 @@ class _Page:
     def layout(self) -> None:
         """Lay the parts out: tasks, model, settings and the recipe on the left, the sticky summary on the right."""
         self.head = island(self.project, "page_head", {"title": "New run", "text": ""}, elem_id="new-head")
+        self.draft = island(self.project, "draft_note", {}, elem_id="new-draft")
+        self.stored = gr.Textbox(visible="hidden", elem_id="new-stored", label="Draft of this browser")
         self.token, self.by_steps = gr.State(""), gr.State(False)
         with gr.Row(elem_classes="page-new", equal_height=False):
             with gr.Column(scale=7, min_width=320):
@@ -188,6 +197,7 @@ class _Page:
             self.mix,
             self.clock,
         ]
+        edited = [*view, self.draft]
         filled = [self.head, self.notes, self.tasks, self.token, self.advanced, self.load, *self.form.by_path.values()]
         length = [
             self.by_steps,
@@ -197,7 +207,9 @@ class _Page:
         ]
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
-        opened = Context.root_block.load(self.open, None, [*filled, *length], api_name="new_run_open", **quiet)
+        opened = Context.root_block.load(
+            self.open, self.stored, [*filled, *length, self.draft], js=READ_DRAFT, api_name="new_run_open", **quiet
+        )
         loaded = self.load.click(
             self.load_yaml, self.pasted, [*filled, *length], api_name="new_run_load_yaml", show_progress_on=self.load
         )
@@ -205,13 +217,14 @@ class _Page:
             self.switch_length, self.by_steps, length, api_name="new_run_switch_length", **quiet
         )
         triggers = [*self.form.inputs_of(self.form.by_path), self.tasks.input]
-        gr.on(triggers, self.look, inputs, view, api_name="new_run_look", trigger_mode="always_last", **quiet)
+        gr.on(triggers, self.edit, inputs, edited, api_name="new_run_look", trigger_mode="always_last", **quiet)
         self.clock.tick(self.look, inputs, view, api_name="new_run_measured", trigger_mode="once", **quiet)
         changed = self.summary.submit(
             self.apply, self.summary, [*self.form.by_path.values()], api_name="new_run_apply_change", **quiet
         )
-        for event, name in ((opened, "opened"), (loaded, "loaded"), (switched, "switched"), (changed, "changed")):
-            event.then(self.look, inputs, view, api_name=f"new_run_look_{name}", **quiet)
+        opened.then(self.look, inputs, view, api_name="new_run_look_opened", **quiet)
+        for event, name in ((loaded, "loaded"), (switched, "switched"), (changed, "changed")):
+            event.then(self.edit, inputs, edited, api_name=f"new_run_look_{name}", **quiet)
         begun = self.start.click(
             self.begin, {*inputs, self.token}, [self.started, self.notes, self.start], api_name="new_run_start",
             trigger_mode="once", show_progress_on=self.start,
@@ -231,12 +244,18 @@ class _Page:
             return shown
         return {**shown, self.tasks: gr.skip()}  # an echo would undo what is dragged meanwhile
 
-    def open(self, request: gr.Request) -> dict[Any, Any]:
-        """Fill the form from the page's address."""
+    def edit(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        """Show what the draft means, and let the browser keep it."""
+        kept = kept_draft.keep(self._draft(values), self.root)
+        return {**self.look(values), self.draft: {"keep": kept, "links": [*QUERY.values()]}}
+
+    def open(self, stored: str | None, request: gr.Request) -> dict[Any, Any]:
+        """Fill the form from the page's address, or from the draft that the browser kept."""
         query = request.query_params
         asked = {name: str(query.get(key, "")) for name, key in QUERY.items()}
-        draft = initial(self.root, self.project, **asked)
-        return self._fill(draft)
+        kept = None if any(asked.values()) else kept_draft.restore(stored or "", self.root, self.project)
+        draft = kept or initial(self.root, self.project, **asked)
+        return {**self._fill(draft), self.draft: {"restored": kept is not None}}
 
     def load_yaml(self, text: str) -> dict[Any, Any]:
         """Fill the form from pasted YAML, or say everything that is wrong with it."""

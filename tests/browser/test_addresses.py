@@ -53,7 +53,7 @@ def test_export(page: Page, studio: Studio, runs: list[RunDir]):
     page.goto(f"{studio.url}/export?run={runs[0].id}&checkpoint=step-000005&format=adapter")
     expect(page.locator("#export-run input")).to_have_value(re.compile("20260103-fini"))
     expect(page.locator("#export-checkpoint input")).to_have_value("step-000005")
-    expect(page.locator("#export-format input")).to_have_value(re.compile("(?i)adapter"))
+    expect(page.locator("#export-format input")).to_have_value(re.compile("^Adapter"))
     choose(page, "export-checkpoint", "step-000010")
     expect(page).to_have_url(re.compile("checkpoint=step-000010.*format=adapter"))
 

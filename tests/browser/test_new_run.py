@@ -41,6 +41,27 @@ def test_weights_are_shares_of_the_loss(page, studio):
     expect(page.locator("#new-yaml")).not_to_contain_text("weight:")
 
 
+def test_limits_of_a_task_are_set_in_its_line(page, studio):
+    open_starter(page, studio)
+    row = page.locator(".mix-row[data-name=text-to-code]")
+    row.locator("summary").click()
+    examples = row.get_by_label("At most so many examples, text-to-code")
+    examples.fill("30")
+    examples.press("Tab")
+    expect(row.locator("summary")).to_have_text("at most 30 examples")
+    expect(page.locator("#new-yaml")).to_contain_text("max_samples: 30")
+    row.get_by_label("At most so many epochs, text-to-code").fill("0")
+    row.get_by_label("At most so many epochs, text-to-code").press("Tab")
+    expect(page.locator("#new-summary li[data-field='tasks.0.max_epochs']")).to_be_visible()
+    expect(page.locator("#new-start")).to_be_disabled()
+    examples.fill("")
+    row.get_by_label("At most so many epochs, text-to-code").fill("2")
+    row.get_by_label("At most so many epochs, text-to-code").press("Tab")
+    expect(page.locator("#new-yaml")).to_contain_text("max_epochs: 2")
+    expect(page.locator("#new-yaml")).not_to_contain_text("max_samples")
+    expect(page.locator("#new-start")).to_be_enabled()
+
+
 def test_the_preview_follows_while_a_share_is_dragged(page, studio):
     open_starter(page, studio)
     page.get_by_label("Custom").check()
@@ -121,10 +142,12 @@ def test_a_double_click_starts_one_run_and_opens_it(page, studio, tmp_path):
     page.locator("#new-load").click()
     expect(page.locator("#new-yaml")).to_contain_text("name: twice")
     expect(page.locator("#new-start")).to_be_enabled()
+    page.wait_for_function("() => (localStorage.getItem('studio.new.draft') || '').includes('twice')")
 
     page.locator("#new-start").dblclick()
 
     page.wait_for_url("**/run?id=*twice*")
+    assert page.evaluate("localStorage.getItem('studio.new.draft')") is None  # a run is no draft any more
     runs = [run for run in list_runs(studio.home / "runs") if "twice" in run.id]
     assert len(runs) == 1
     deadline = time.monotonic() + 90
