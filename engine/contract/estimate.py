@@ -137,14 +137,20 @@ def duration_text(seconds: tuple[float, float]) -> str:
     return "about a minute" if high > 45 else "under a minute"
 
 
-def _num_train(recipe: Recipe, index: int, size: TaskSize) -> int:
+def chosen_and_heldout(recipe: Recipe, index: int, num_used: int) -> tuple[int, int]:
+    """Return how many of a task's usable examples are chosen, and how many of those are held out from the training."""
     task = recipe.tasks[index]
-    if task.weight == 0:
+    chosen = min(num_used, task.max_samples) if task.max_samples else num_used
+    if task.eval_path or recipe.data.eval_split == 0 or chosen < 2:
+        return chosen, 0
+    return chosen, min(chosen - 1, max(1, round(chosen * recipe.data.eval_split)))
+
+
+def _num_train(recipe: Recipe, index: int, size: TaskSize) -> int:
+    if recipe.tasks[index].weight == 0:
         return 0
-    chosen = min(size.num_used, task.max_samples) if task.max_samples else size.num_used
-    if size.has_heldout or task.eval_path or recipe.data.eval_split == 0 or chosen < 2:
-        return chosen
-    return chosen - min(chosen - 1, max(1, round(chosen * recipe.data.eval_split)))
+    chosen, heldout = chosen_and_heldout(recipe, index, size.num_used)
+    return chosen if size.has_heldout else chosen - heldout
 
 
 def _guessed_tokens(recipe: Recipe, sizes: Sequence[TaskSize], num_train: Sequence[int], seen: int) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from engine.contract.estimate import chosen_and_heldout
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.data.preview import MixPreview, TaskFacts, micro_batch_tokens, preview, with_packs
@@ -56,8 +57,8 @@ def look(recipe: Recipe, num_used: Sequence[int], root: DataRoot, *, measure: bo
     facts = [
         with_packs(replace(item.facts, name=task.name), recipe)
         if item is not None and item.facts is not None
-        else _by_rows(task.name, count, recipe)
-        for task, item, count in zip(recipe.tasks, known, num_used, strict=True)
+        else _by_rows(index, count, recipe)
+        for index, (task, item, count) in enumerate(zip(recipe.tasks, known, num_used, strict=True))
     ]
     planned = recipe if complete else _unpacked(recipe)
     try:
@@ -76,18 +77,18 @@ def look(recipe: Recipe, num_used: Sequence[int], root: DataRoot, *, measure: bo
     return MixView(value=value, steps=mix.steps, is_measuring=measuring, tokens=mix.tokens, measured=tuple(facts))
 
 
-def _by_rows(name: str, count: int, recipe: Recipe) -> TaskFacts:
+def _by_rows(index: int, count: int, recipe: Recipe) -> TaskFacts:
     """Return what is known of a task before it is measured: its examples."""
-    rows = max(0, count - (round(count * recipe.data.eval_split) if count > 1 else 0))
+    chosen, heldout = chosen_and_heldout(recipe, index, count)
     return TaskFacts(
-        name=name,
+        name=recipe.tasks[index].name,
         num_records=count,
         num_skipped=0,
         num_refused=0,
-        num_heldout=count - rows,
+        num_heldout=heldout,
         num_too_long=0,
         num_unsupervised=0,
-        num_rows=rows,
+        num_rows=chosen - heldout,
         num_tokens=0,
         num_supervised_tokens=0,
         lengths=(),

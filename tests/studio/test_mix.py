@@ -48,9 +48,15 @@ def measured(recipe: Recipe, root: DataRoot, tmp_path: Path) -> None:
 
 def test_before_measuring_only_rows_are_shown(recipe, root):
     view = mix.look(recipe, [90, 10], root, measure=False)
-    assert [task["rows"] for task in view.value["tasks"]] == [86, 10]  # of 95 rows, 24 steps of 4
+    assert [task["rows"] for task in view.value["tasks"]] == [87, 9]  # of 86 + 9 rows in 24 steps of 4: one is seen twice
     assert all(task["tokens"] is None for task in view.value["tasks"])
     assert view.steps is None and not view.value["is_complete"] and "once the model is chosen" in view.value["text"]
+
+
+def test_limits_and_a_held_out_file_count_before_measuring_too(recipe, root):
+    limited = override(recipe, ["tasks.0.max_samples=20", "tasks.1.eval_path=/held.jsonl", "data.eval_split=0.1"])
+    shown = mix.look(limited, [90, 10], root, measure=False).value["tasks"]
+    assert [task["rows"] for task in shown] == [18, 10]  # 20 - 2 held out; nothing is taken from the second
 
 
 def test_measured_numbers_are_those_of_the_engine(recipe, root, tmp_path, monkeypatch):
