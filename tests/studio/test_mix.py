@@ -51,7 +51,7 @@ def test_before_measuring_only_rows_are_shown(recipe, root):
     assert [task["rows"] for task in view.value["tasks"]] == [
         87,
         9,
-    ]  # of 86 + 9 rows in 24 steps of 4: one is seen twice
+    ]  # 86 + 9 rows, 24 steps of 4
     assert all(task["tokens"] is None for task in view.value["tasks"])
     assert view.steps is None and not view.value["is_complete"] and "once the model is chosen" in view.value["text"]
 
