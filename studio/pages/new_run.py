@@ -208,9 +208,8 @@ class _Page:
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         opened = Context.root_block.load(
-            self.open, self.stored, [*filled, *length, self.draft, self.load], js=READ_DRAFT, api_name="new_run_open",
-            **quiet,
-        )  # fmt: skip
+            self.open, self.stored, [*filled, *length, self.draft], js=READ_DRAFT, api_name="new_run_open", **quiet
+        )
         loaded = self.load.click(
             self.load_yaml, self.pasted, [*filled, *length], api_name="new_run_load_yaml", show_progress_on=self.load
         )
@@ -256,8 +255,7 @@ class _Page:
         asked = {name: str(query.get(key, "")) for name, key in QUERY.items()}
         kept = None if any(asked.values()) else kept_draft.restore(stored or "", self.root, self.project)
         draft = kept or initial(self.root, self.project, **asked)
-        # what is loaded before would be lost
-        return {**self._fill(draft), self.draft: {"restored": kept is not None}, self.load: gr.Button(interactive=True)}
+        return {**self._fill(draft), self.draft: {"restored": kept is not None}}
 
     def load_yaml(self, text: str) -> dict[Any, Any]:
         """Fill the form from pasted YAML, or say everything that is wrong with it."""
