@@ -2,14 +2,13 @@
 
     problems -> prompt in one of three forms -> answers -> programs -> sandbox -> verdict of each -> pass@1 or pass@k
 
-A program passes if `check(candidate)` returns and a word made for this program is printed after it.
+A program passes if `check(candidate)` returns, in a process that the program cannot reach (`engine.evaluate.trial`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from engine.data.tokenize import encode_prompt
 from engine.evaluate.heldout import Dataset, Prompt, Scored
 from engine.evaluate.programs import program_of
 from engine.evaluate.sandbox import Limits, Outcome, Sandbox
+from engine.evaluate.trial import PASSED, trial_of
 from engine.generate.row import Decoding
 
 NAME = "humaneval"
@@ -117,7 +117,7 @@ def judge(problems: Sequence[Problem], examples: Sequence[EvalExample], *, sampl
     """
     programs = [program_of(p, example.prediction, chat=chat) for p, example in zip(problems, examples, strict=True)]
     verdicts = run_programs(problems, programs)
-    passed = [verdict == "passed" for verdict in verdicts]
+    passed = [verdict == PASSED for verdict in verdicts]
     scores = {}
     for k in (k for k in KS if k <= samples):
         values: list[float | None] = [None] * len(passed)
@@ -130,29 +130,27 @@ def judge(problems: Sequence[Problem], examples: Sequence[EvalExample], *, sampl
 
 def run_programs(problems: Sequence[Problem], programs: Sequence[str]) -> list[str]:
     """Return a verdict for each program: `passed`, `wrong`, `timeout` or `error`, the last three with a message."""
-    words = [secrets.token_hex(16) for _ in programs]
-    whole = [
-        f"{program}\n\n{problem.test}\n\ncheck({problem.entry_point})\nprint({word!r})\n"
-        for problem, program, word in zip(problems, programs, words, strict=True)
+    trials = [
+        trial_of(program, problem.test, prompt=problem.prompt, entry_point=problem.entry_point)
+        for problem, program in zip(problems, programs, strict=True)
     ]
-    outcomes = Sandbox().run_all(whole, LIMITS)
-    return [verdict_of(outcome, word) for outcome, word in zip(outcomes, words, strict=True)]
+    return [verdict_of(outcome) for outcome in Sandbox().run_all(trials, LIMITS)]
 
 
-def verdict_of(outcome: Outcome, word: str) -> str:
-    """Return what an outcome means, given the word that the program prints last if it passes."""
+def verdict_of(outcome: Outcome) -> str:
+    """Return what the outcome of a trial means."""
     if outcome.end == "timeout":
         return f"timeout: stopped after {outcome.cpu_s:.0f} s of processor time, {outcome.wall_s:.0f} s in all"
     if outcome.end == "output":
         return "error: it printed without end"
     if outcome.end == "killed":
         return f"error: killed by signal {outcome.status}"
-    if outcome.status == 0 and outcome.stdout.rstrip().endswith(word):
-        return "passed"
+    if outcome.status == 0 and outcome.stdout == f"{PASSED}\n":
+        return PASSED
     last = next((line for line in reversed(outcome.stderr.splitlines()) if line.strip()), "")[:MOST_MESSAGE]
     if last.startswith("AssertionError"):
         return f"wrong: {last}"
-    return f"error: {last or f'it ended with status {outcome.status} before its tests were done'}"
+    return f"error: {last or f'the trial ended with status {outcome.status}'}"
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

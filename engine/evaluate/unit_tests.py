@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from engine.evaluate.sandbox import Limits, Sandbox
 from engine.evaluate.scorers import code_of
+from engine.evaluate.trial import PASSED, trial_of
 
 LIMITS = Limits(cpu_s=10, wall_s=30.0)
 
@@ -14,7 +14,7 @@ LIMITS = Limits(cpu_s=10, wall_s=30.0)
 def pass_tests(predictions: Sequence[str], tests: Sequence[str]) -> list[float | None]:
     """Return 1 for each answer whose code passes its tests, else 0; None where there are none.
 
-    A program that ends early has not passed: it must come to its last line, which says a word made here.
+    A program that ends early has not passed: its tests must come to their end.
 
     Args:
         predictions: Answers, code or chat with a fenced block.
@@ -27,9 +27,7 @@ def pass_tests(predictions: Sequence[str], tests: Sequence[str]) -> list[float |
     values: list[float | None] = [None] * len(predictions)
     if not places:
         return values
-    word = secrets.token_hex(16)
-    programs = [f"{code_of(predictions[place])}\n\n{tests[place]}\n\nprint({word!r})\n" for place in places]
-    for place, outcome in zip(places, Sandbox().run_all(programs, LIMITS), strict=True):
-        passed = outcome.end == "exited" and outcome.status == 0 and outcome.stdout.rstrip().endswith(word)
-        values[place] = float(passed)
+    trials = [trial_of(code_of(predictions[place]), tests[place], inside=True) for place in places]
+    for place, outcome in zip(places, Sandbox().run_all(trials, LIMITS), strict=True):
+        values[place] = float(outcome.end == "exited" and outcome.status == 0 and outcome.stdout == f"{PASSED}\n")
     return values

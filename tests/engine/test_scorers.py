@@ -63,6 +63,14 @@ def test_programs_pass_the_tests_of_their_records_and_cannot_leave_before():
         "def double(x):\n    return x": 0.0,
         "import sys; sys.exit(0)": 0.0,
         "import os; os._exit(0)": 0.0,
+        "def double(x):\n    print('passed'); raise SystemExit": 0.0,
+        "print(open(__file__).read()) if '__file__' in globals() else print('passed')\nraise SystemExit": 0.0,
+        """import os
+for number in range(64):
+    try: os.write(number, b'{"number": "0"}\\n' * 3)
+    except OSError: pass
+os._exit(0)""": 0.0,
+        "class Number(int): pass\ndef double(x):\n    return Number(2 * x)": 1.0,
         "no program": 0.0,
         "": 0.0,
     }
