@@ -171,11 +171,20 @@ def _installation(python: str) -> list[str]:
     system = ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives"]
     found: list[str] = []
     for path in [*system, *prefixes]:
-        for one in (path, os.path.realpath(path)):
+        for one in (*_links(path), os.path.realpath(path)):
             inside = any(one == seen or one.startswith(seen + "/") for seen in found if not os.path.islink(seen))
             if os.path.exists(one) and one != "/" and not inside:
                 found.append(one)
     return found
+
+
+def _links(path: str) -> Iterator[str]:
+    """Yield a path and each link that it leads to, as an environment that links to another one does."""
+    for _ in range(40):  # as many as the kernel follows
+        yield path
+        if not os.path.islink(path):
+            return
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
 
 
 def _processes_of_user() -> int:

@@ -205,6 +205,16 @@ def test_nothing_is_left_of_a_sandbox(box):
     )
 
 
+def test_an_environment_behind_several_links_is_shown_with_each_of_them(tmp_path, monkeypatch):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to("three")  # relative to its own folder
+    (tmp_path / "three").symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "one"))
+    shown = sandbox._installation(sys.executable)
+    links = [str(tmp_path / name) for name in ("one", "two", "three")]
+    assert [path for path in shown if path in links] == links and os.path.realpath(sys.prefix) in shown
+
+
 def test_without_a_lock_programs_are_not_run(monkeypatch):
     monkeypatch.setattr(sandbox, "working_level", lambda: "")
     with pytest.raises(UserError, match="locked in"):
