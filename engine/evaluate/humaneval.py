@@ -150,7 +150,7 @@ def verdict_of(outcome: Outcome) -> str:
     last = next((line for line in reversed(outcome.stderr.splitlines()) if line.strip()), "")[:MOST_MESSAGE]
     if last.startswith("AssertionError"):
         return f"wrong: {last}"
-    return f"error: {last or f'the trial ended with status {outcome.status}'}"
+    return f"error: {last or f'it ended with status {outcome.status} before its tests were done'}"
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

