@@ -84,7 +84,7 @@ def _generate(models: ChatModels, rows: Sequence[Row], speakers: Sequence[Speake
     model = models.model_of(speakers[0])
     adapters = [models.adapter_of(speaker) for speaker in speakers]
     with _speaking(model, {row.place: name for row, name in zip(rows, adapters, strict=True)}) as witness:
-        for _ in grow(model, rows, arguments=witness.arguments, stopped=stop.is_set):
+        for _ in grow(model, rows, before=witness.next_step, stopped=stop.is_set):
             pass
     return [_who(speaker, adapter, model, witness) for speaker, adapter in zip(speakers, adapters, strict=True)]
 
@@ -100,6 +100,8 @@ class _Witness:
     def __init__(self, model: Any, adapters: Mapping[int, str | None]) -> None:
         self.model, self.adapters = model, adapters
         self.active = [name for name in adapters.values() if name is not None]
+        self.names: list[str] = []
+        """Adapter of each row of a step, as peft wants them."""
         self.heard: set[str] = set()
         """Adapters that have computed."""
         self.asked: Counter[str] = Counter()
@@ -108,19 +110,16 @@ class _Witness:
         self.blind = False
         """Whether adapters are on fused experts only: those are no layers that can be watched."""
 
-    def arguments(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Return what peft must be told of the rows of the next step.
+    def next_step(self, rows: Sequence[Row]) -> None:
+        """Take note of the rows of the next step, after a look at the last one.
 
         Raises:
             WrongSpeaker: See `check`.
         """
-        if not isinstance(self.model, PeftModel):
-            return {}
-        self.check()
-        names = [self.adapters[row.place] for row in rows]
-        self.asked = Counter(name for name in names if name is not None)
-        mixed = len(self.adapters) > 1 and bool(self.active)
-        return {"adapter_names": [name or IN_PEFT for name in names]} if mixed else {}
+        if isinstance(self.model, PeftModel):
+            self.check()
+            self.names = [self.adapters[row.place] or IN_PEFT for row in rows]
+            self.asked = Counter(name for name in self.names if name != IN_PEFT)
 
     def check(self) -> None:
         """Compare the last step with the layers.
@@ -160,12 +159,15 @@ def _speaking(model: Any, adapters: Mapping[int, str | None]) -> Iterator[_Witne
 
 @contextmanager
 def _listening(model: PeftModel, witness: _Witness) -> Iterator[None]:
-    """Count in the first layer of each adapter for how many rows of a step it computes."""
+    """Name the adapters to each layer, and count in the first layer of each for how many rows of a step it computes."""
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and not isinstance(m, ParamWrapper)]
     first: dict[str, Any] = {}
-    for module in model.modules():
-        if isinstance(module, LoraLayer) and not isinstance(module, ParamWrapper):
-            first = {**module.lora_A, **first}
+    for layer in layers:
+        first = {**layer.lora_A, **first}
     witness.blind = not first
+
+    def named(_: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return inputs, {**arguments, "adapter_names": witness.names}
 
     def seen(name: str) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
         def hook(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -175,6 +177,9 @@ def _listening(model: PeftModel, witness: _Witness) -> Iterator[None]:
         return hook
 
     handles = [part.register_forward_pre_hook(seen(name)) for name, part in first.items()]
+    if witness.active and len(witness.adapters) > 1:
+        # what peft does with `adapter_names`, once for all steps
+        handles += [layer.register_forward_pre_hook(named, with_kwargs=True) for layer in layers]
     try:
         yield
     finally:

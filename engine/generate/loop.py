@@ -31,7 +31,7 @@ def grow(
     model: Any,
     rows: Sequence[Row],
     *,
-    arguments: Callable[[Sequence[Row]], dict[str, Any]] = lambda _: {},
+    before: Callable[[Sequence[Row]], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
     is_trained: bool = False,
 ) -> Iterator[Row]:
@@ -40,7 +40,7 @@ def grow(
     Args:
         model: A causal language model, with or without adapter, on its device, in eval mode.
         rows: Prompts and what becomes of them; at least one.
-        arguments: Further arguments of the model's forward for the rows that are left.
+        before: Told before each step which rows it computes.
         stopped: Asked after each token; true ends all rows.
         is_trained: Whether the model goes on learning afterwards: what its layers keep between forward passes
             (positions that grow with the text) must then stay usable in a backward pass.
@@ -50,20 +50,21 @@ def grow(
     """
     # as decorators of a generator they hold while it runs, not while its caller does
     mode = torch.no_grad() if is_trained else torch.inference_mode()
-    yield from mode(_grow)(model, rows, arguments, stopped)
+    yield from mode(_grow)(model, rows, before, stopped)
 
 
 def _grow(
     model: Any,
     rows: Sequence[Row],
-    arguments: Callable[[Sequence[Row]], dict[str, Any]],
+    before: Callable[[Sequence[Row]], None],
     stopped: Callable[[], bool],
 ) -> Iterator[Row]:
     step = _Step(model)
     rows = list(rows)
     ids, mask = pad_left([row.prompt for row in rows], model.device)
     while True:
-        tokens = next_tokens(step.logits(ids, mask, arguments(rows)), rows)
+        before(rows)
+        tokens = next_tokens(step.logits(ids, mask), rows)
         going = [row for row in rows if not row.end]
         for row, token in zip(rows, tokens, strict=True):
             row.add(token)
@@ -94,15 +95,15 @@ class _Step:
         self.cache = DynamicCache(config=config) if "past_key_values" in accepted else None  # else all again each time
         self.seen = 0
 
-    def logits(self, ids: Tensor, mask: Tensor, arguments: dict[str, Any]) -> Tensor:
+    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the logits after the last token of each row, float32, shape (B, V)."""
+        arguments: dict[str, Any] = {}
         if self.has_positions:
-            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-            arguments = {**arguments, "position_ids": positions[:, self.seen :]}
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, self.seen :]
         if self.has_keep:
-            arguments = {**arguments, "logits_to_keep": 1}
+            arguments["logits_to_keep"] = 1
         if self.cache is not None:
-            arguments = {**arguments, "past_key_values": self.cache, "use_cache": True}
+            arguments |= {"past_key_values": self.cache, "use_cache": True}
         output = self.model(input_ids=ids[:, self.seen :], attention_mask=mask, **arguments)
         if self.cache is not None:
             self.seen = ids.shape[1]
