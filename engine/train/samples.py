@@ -174,16 +174,14 @@ def build_sampler(
         )
         record.event("samples", text)
         return None
-    questions = []
+    limit, questions = max(0, min(MAX_PROMPT_TOKENS, _context(trainer.model) - most)), []
     for section, task in zip(recipe.tasks, trainer.tasks, strict=True):
         if not len(task.heldout):
             continue
-        found = choose_prompts(recipe, section, task, room=_context(trainer.model) - most)[:wanted]
+        found = choose_prompts(recipe, section, task, limit=limit)[:wanted]
         questions += [Question(task.name, number, prompt) for number, prompt in enumerate(found)]
         if not found:
-            text = (
-                f"No samples of {task.name}: no held-out example asks something in {MAX_PROMPT_TOKENS} tokens or less."
-            )
+            text = f"No samples of {task.name}: no held-out example asks something in {limit} tokens or less."
             record.event("samples", text)
     return Sampler(
         record,
@@ -196,14 +194,14 @@ def build_sampler(
     )
 
 
-def choose_prompts(recipe: Recipe, section: Any, task: Task, *, room: int) -> list[Prompt]:
+def choose_prompts(recipe: Recipe, section: Any, task: Task, *, limit: int) -> list[Prompt]:
     """Return the prompts of a task that fit, in an order that depends on their content alone.
 
     Args:
         recipe: With paths on this disk.
         section: The task in it.
         task: The same, prepared.
-        room: Tokens that a prompt may have.
+        limit: Tokens that a prompt may have.
     """
     heldout = task.heldout
     assert isinstance(heldout, StoredRows)
@@ -211,7 +209,7 @@ def choose_prompts(recipe: Recipe, section: Any, task: Task, *, room: int) -> li
     order = np.argsort(scramble(keys[rows.example[:SEARCHED]], _STREAM), kind="stable")[:CANDIDATES]
     few = Rows(rows.example[order], rows.start[order], rows.stop[order], rows.num_supervised[order])
     prompts = task_dataset(section, StoredRows(heldout.store, few), recipe).prompts
-    return [prompt for prompt in prompts if 0 < len(prompt.ids) <= min(room, MAX_PROMPT_TOKENS)]
+    return [prompt for prompt in prompts if 0 < len(prompt.ids) <= limit]
 
 
 def _context(model: Any) -> int:

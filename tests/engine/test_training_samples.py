@@ -173,6 +173,15 @@ def test_a_layer_that_keeps_something_between_passes_can_still_be_trained():
     assert embed.weight.grad is not None
 
 
+def test_a_prompt_leaves_room_for_its_answer(recipe, tmp_path):
+    """The tiny model looks back on 512 tokens; the shortest question of `long` has more than 30."""
+    run = create_run_at(tmp_path / "room", override(recipe, ["record.sample_max_new_tokens=482", "optim.max_steps=1"]))
+    train(run, new_attempt(run))
+    assert {one.task for one in read_samples(run)[0]} == {"short"}
+    told = [event["text"] for event in run.events()[0] if event["kind"] == "samples"]
+    assert told[0] == "No samples of long: no held-out example asks something in 30 tokens or less."
+
+
 @pytest.mark.parametrize("name", ["fsdp2", "zero3"])
 def test_sharded_weights_are_not_asked(recipe, name):
     notes = Notes()
