@@ -120,9 +120,12 @@ class LossChart {
 
   /** run: its news (studio/logic/snapshot.py) with the curves put together; marks: those of chart_marks.js. */
   show({ train, run, evals, names, marks, reset }) {
-    const changed = !this.names || this.names.join("\n") !== names.join("\n"), grown = this.train && train.step.at(-1) !== this.lastStep;
-    Object.assign(this, { train, run, evals, names, marks, origin: train.time[0] ?? 0, lastStep: train.step.at(-1) });
+    const changed = !this.names || this.names.join("\n") !== names.join("\n"), grown = reset || train.step.at(-1) !== this.lastStep;
+    const same = !changed && !grown && this.chart && evals.step.length === this.evaluated && marks.length === this.marks.length;
+    this.evaluated = evals.step.length;
+    Object.assign(this, { train, run, evals, names: changed ? names : this.names, marks, origin: train.time[0] ?? 0, lastStep: train.step.at(-1) });
     if (!train.step.length && !evals.step.length) { this.plot.replaceChildren(h("p.empty", {}, "The first point appears after the first step.")); this.chart = null; return; }
+    if (same) return;
     if (changed || !this.chart) this.rebuild(); else this.refresh();
     if (this.zoom && (reset || (grown && this.zoom.max >= this.part?.train.step.at(-1)) || (grown && this.zoom.max >= this.chart.data[0].at(-1)))) { if (reset) this.part = null; this.look(); }
   }

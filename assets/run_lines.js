@@ -14,22 +14,26 @@ class RunLines {
     this.cells = new Map();
     this.minis = h("div.minis");
     this.node = h("section.card", { hidden: true }, h("div.card-h", {}, h("h2", {}, "The run as a whole")), this.minis);
+    this.seen = false;
+    new IntersectionObserver(([entry]) => { this.seen = entry.isIntersecting; if (this.seen && this.last) this.show(...this.last); }).observe(this.node); // drawn where people look
     new MutationObserver(() => this.cells.forEach((cell) => cell.chart && cell.chart.redraw(false))).observe(document.documentElement, { attributes: true, attributeFilter: ["class"] });
   }
 
   /** table: curves of the run; keys: what each is, {key, label, unit, gpu}; view: {axis, origin, zoom, place}. */
   show(table, keys, view) {
     this.node.hidden = !table.step.length;
-    if (this.node.hidden) return;
+    this.last = [table, keys, view];
     this.view = view;
+    if (this.node.hidden) return;
     const groups = new Map();
     keys.forEach((key, i) => { if (lastNumber(table.values[i]) !== null || !key.gpu) groups.set(titleOf(key), [...(groups.get(titleOf(key)) || []), [key, i]]); });
     const xs = xsOf(table, view.axis, view.origin);
     for (const [title, members] of groups) {
       const cell = this.cell(title, members.map(([key]) => key));
       cell.data = this.rows(xs, members.map(([, i]) => table.values[i]));
-      if (!cell.chart && cell.plot.clientWidth) this.build(cell);
-      if (cell.chart) {
+      const isNew = !cell.chart && cell.plot.clientWidth > 0;
+      if (isNew) this.build(cell);
+      if (cell.chart && (isNew || this.seen)) {
         cell.chart.setData(cell.data, false);
         const [min, max] = view.zoom ? [view.zoom.min, view.zoom.max] : [cell.data[0][0] ?? 0, Math.max(cell.data[0].at(-1) ?? 1, (cell.data[0][0] ?? 0) + 1)];
         cell.chart.setScale("x", { min, max });

@@ -7,6 +7,7 @@ const logTail = new LogTail(runId, `/studio/api/log.txt?id=${encodeURIComponent(
 const samples = new SamplesTab(runId);
 const EVENTS_KEPT = 200;
 const shownIn = new WeakMap(); // slot -> what it was drawn from
+let headShows = "";
 let known = null, curves = null, failures = 0, busy = "";
 chart.onview = () => { if (curves) drawLines(); };
 
@@ -41,6 +42,8 @@ function act(action, more = {}) {
 }
 
 function head(run) {
+  const shows = [run.name, run.state, run.word, run.meta, run.actions, busy, failures > 2, notifies(), window.Notification?.permission];
+  if (headShows === (headShows = JSON.stringify(shows))) return; // a button that has the focus keeps it
   const can = run.actions;
   const button = (action, text, extra = "") => (can[action] ? h(`button.button${extra}`, { type: "button", id: `run-${action}`, disabled: busy !== "", onclick: () => act(action) }, text) : null);
   const stop = can.stop ? h("button.button.danger", { type: "button", id: "run-stop", disabled: busy !== "", onclick: async () => { if (await ask({ title: "Stop this run?", body: "It ends after the current step and writes a checkpoint. You can resume it later.", go: "Stop and save" })) act("stop"); } }, "Stop and save") : null;

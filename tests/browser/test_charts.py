@@ -36,9 +36,9 @@ HIDE = (
 
 
 @pytest.fixture
-def run(studio: Studio) -> Iterator[RunDir]:
+def run(studio: Studio, request: pytest.FixtureRequest) -> Iterator[RunDir]:
     """A running run of 6,000 steps: 32 rows are one bin, so most steps are seen in a zoom only."""
-    made = fake_run(studio.home / "runs", "running", steps=2)
+    made = fake_run(studio.home / "new", "running", steps=2)
     rows = [metrics_row(step) | {"task/sql/loss": 2.0 + step % 7 / 10} for step in range(1, STEPS + 1)]
     losses = {"task/sql/eval_loss": 3.0, "task/bug-fix/eval_loss": 5.0}
     evals = [{"step": at, "eval/loss": 4.0 - at / 8000, **losses} for at in (0, 4000)]
@@ -49,6 +49,7 @@ def run(studio: Studio) -> Iterator[RunDir]:
     told.append((NAN_STEP, "problem", {"not_a_number": ["train/loss"]}))
     for step, kind, data in told:
         append_json(made.events_file, {"time": 1.0, "step": step, "kind": kind, "text": f"About {kind}.", "data": data})
+    made = RunDir(made.path.rename(studio.home / "runs" / request.node.name))  # a run's id never comes again
     yield made
     shutil.rmtree(made.path)  # no longer among the runs of the tests that follow
 
