@@ -32,7 +32,7 @@ function drawSamples(value) {
   const example = found.examples[sampleState.at];
   const move = (by, id) => () => { sampleState.at += by; drawSamples(value); const button = document.getElementById(id); if (button && !button.disabled) button.focus(); };
   const step = h("div.card-h", {}, h("button.ibtn", { type: "button", id: "sample-back", disabled: sampleState.at === 0, onclick: move(-1, "sample-back") }, "Back"),
-    h("span.num", { role: "status" }, `${sampleState.at + 1} of ${found.examples.length}`), h("button.ibtn", { type: "button", id: "sample-next", disabled: sampleState.at + 1 === found.examples.length, onclick: move(1, "sample-next") }, "Next"));
+    h("span.num", { role: "status" }, `Sample ${sampleState.at + 1} of ${found.examples.length}`), h("button.ibtn", { type: "button", id: "sample-next", disabled: sampleState.at + 1 === found.examples.length, onclick: move(1, "sample-next") }, "Next"));
   place.replaceChildren(step, h("div.columns", {}, sampleText("Prompt", example.prompt), sampleText("The answer in the data", example.reference), ...found.columns.map((label, i) => sampleAnswer(label, example.answers[i]))));
 }
 

@@ -5,7 +5,7 @@ function copyable(label, text) {
   const button = h("button.ibtn", { type: "button", "aria-label": `Copy: ${label}`, onclick: async () => { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } }, "Copy");
   return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
 }
-const facts = (pairs) => h("dl.facts", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", { translate: "no" }, String(text))]));
+const facts = (pairs) => h("dl.facts", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", name === "Base model" ? { translate: "no" } : {}, String(text))]));
 const log = (text) => (text ? h("details", { open: logOpen, ontoggle: (event) => { logOpen = event.target.open; } }, h("summary", {}, "Log"), h("pre.st-log", { tabindex: "0", translate: "no" }, text)) : null);
 
 function jobCard(job) {

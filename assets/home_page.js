@@ -13,7 +13,7 @@ const group = (one) => h("article.card.preset", { "aria-label": one.name }, h("h
 
 function runLine(run) {
   const share = run.total ? Math.round((run.step / run.total) * 100) : 0;
-  return h("a.run-line", { href: `/run?id=${encodeURIComponent(run.id)}` }, pill(run.tone, run.word), h("b", {}, run.name),
+  return h("a.run-line", { href: `/run?id=${encodeURIComponent(run.id)}` }, pill(run.tone, run.word), h("b", { translate: "no" }, run.name),
     h("span.sub.grow", {}, run.when), h("span.sub.num", {}, run.total ? `${run.step} / ${run.total} steps` : "–"), h("progress", { max: 100, value: share, "aria-label": `${share} percent done` }));
 }
 

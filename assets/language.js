@@ -7,8 +7,9 @@
 // and code.  The catalogue is studio/text/zh/*.json; what one entry looks like is told in studio/language.py.
 window.studioLanguage = (() => {
   const NAMES = { en: "English", zh: "中文" };
-  const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt"];
+  const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt", "data-said"]; // the last one is shown by a style sheet
   const KEPT = '[translate="no"], code, pre, textarea, script, style, .cm-editor, [contenteditable="true"]';
+  const ENDS = { ".": "。", ";": "；", ":": "：" };
   const MAX_REMEMBERED = 5000;
   const catalogue = { exact: null, starting: new Map(), others: [] };
   const remembered = new Map();
@@ -32,17 +33,37 @@ window.studioLanguage = (() => {
     }
   }
 
-  /** A sentence as it stands in the catalogue, or with a small first letter: what to do is written so behind a problem. */
-  const whole = (text) => entry(text) ?? entry(text[0].toLowerCase() + text.slice(1));
+  const LOOKS = [
+    (text) => catalogue.exact.get(text) ?? null,
+    (text) => filled(text, catalogue.starting.get(text.slice(0, 4)) || []),
+    (text) => filled(text, catalogue.others),
+  ];
 
-  function entry(text) {
-    const exact = catalogue.exact.get(text);
-    if (exact !== undefined) return exact;
-    for (const pattern of [...(catalogue.starting.get(text.slice(0, 4)) || []), ...catalogue.others]) {
+  function filled(text, patterns) {
+    for (const pattern of patterns) {
       const values = pattern.form.exec(text);
       if (values) return pattern.chinese.replace(/\{(\d)(t?)\}/g, (_, index, sentence) => (sentence ? translate(values[index]) : values[index]));
     }
     return null;
+  }
+
+  /** A sentence as it stands in the catalogue, or with a small first letter: what to do is written so behind a problem; or one that others go on from. */
+  function whole(text) {
+    const small = text[0].toLowerCase() + text.slice(1), end = ENDS[text.slice(-1)];
+    const forms = [text, small, ...(end ? [text.slice(0, -1), small.slice(0, -1)] : [])];
+    for (const look of LOOKS) for (const [index, form] of forms.entries()) {
+      const found = look(form);
+      if (found !== null) return index < 2 ? found : found.replace(/[。；：]$/, "") + end;
+    }
+    return null;
+  }
+
+  /** Several sentences of which each has its own entry; before patterns are tried, whose values would run over their ends. */
+  function allSentences(text) {
+    const parts = text.split(/(?<=[.!?]) (?=[A-Z])/);
+    if (parts.length < 2) return null;
+    const translated = parts.map(whole);
+    return translated.includes(null) ? null : translated.join("");
   }
 
   function bySentence(text) {
@@ -63,7 +84,7 @@ window.studioLanguage = (() => {
     const key = sentence.replace(/\s+/g, " ");
     if (!remembered.has(key)) {
       if (remembered.size > MAX_REMEMBERED) remembered.clear();
-      remembered.set(key, whole(key) ?? bySentence(key));
+      remembered.set(key, catalogue.exact.get(key) ?? allSentences(key) ?? whole(key) ?? bySentence(key));
     }
     const found = remembered.get(key);
     return found === null ? text : before + found + after;
@@ -107,6 +128,19 @@ window.studioLanguage = (() => {
     }
   }
 
+  /** The choice that a closed list shows: the value of its field, which Gradio keeps to itself, so that only what is seen changes. */
+  function choices() {
+    for (const field of document.querySelectorAll("input[role=combobox]")) {
+      const known = shownOf.get(field)?.choice;
+      if (field === document.activeElement) { if (known && field.value === known.shown) field.value = known.english; continue; }
+      if (field.closest('[translate="no"]') || (known && field.value === known.shown)) continue;
+      const english = field.value, shown = translate(english);
+      if (shown === english) continue;
+      shownOf.set(field, { ...shownOf.get(field), choice: { english, shown } });
+      field.value = shown;
+    }
+  }
+
   function visit(root) {
     if (root.nodeType === Node.TEXT_NODE) { textNode(root); return; }
     if (root.nodeType !== Node.ELEMENT_NODE) return;
@@ -125,6 +159,7 @@ window.studioLanguage = (() => {
       shownOf.delete(node);
       if (node.nodeType === Node.TEXT_NODE) { if (node.data === known.shown) node.data = known.english; continue; }
       if (known.nodes && written(node) === known.shown) node.replaceChildren(...known.nodes);
+      if (known.choice && node.value === known.choice.shown) node.value = known.choice.english;
       for (const name of ATTRIBUTES) if (known[name] && node.getAttribute(name) === known[name].shown) node.setAttribute(name, known[name].english);
     }
   }
@@ -135,7 +170,10 @@ window.studioLanguage = (() => {
       else if (change.type === "characterData") textNode(change.target);
       else attributes(change.target);
     }
+    if (!waiting) waiting = requestAnimationFrame(() => { waiting = 0; choices(); });
   });
+  let waiting = 0;
+  for (const event of ["focusin", "focusout"]) document.addEventListener(event, () => { if (language !== "en") choices(); });
 
   // ---- the switch
   async function use(chosen) {
@@ -149,6 +187,7 @@ window.studioLanguage = (() => {
         try { read(await (await fetch(`/studio/text/${chosen}.json`)).json()); } catch (error) { language = "en"; }
       }
       visit(document.documentElement);
+      choices();
       observer.observe(document.documentElement, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES });
     }
     document.documentElement.classList.remove("untranslated");

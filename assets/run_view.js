@@ -53,7 +53,7 @@ function head(run) {
   const over = run.state === "finished" || run.state === "stopped";
   const alive = ["preparing", "running", "stopping"].includes(run.state) || can.leave;
   slots.head.replaceChildren(h("div.run-head", {}, h("div.st-run", {}, h("div.title", {}, h("h1", { translate: "no" }, run.name), h(`span.pill${run.tone ? `.${run.tone}` : ""}${run.state === "running" ? ".live" : ""}`, { role: "status", id: "run-state" }, h("i"), failures > 2 ? "Reconnecting …" : run.word)),
-    h("div.meta", {}, run.meta.map(([name, text]) => h("span", {}, name, " ", h("b", { translate: "no" }, text))), alive ? h("span.calm", {}, "You can close this page: the run goes on.") : null)),
+    h("div.meta", {}, run.meta.map(([name, text]) => h("span", {}, name, " ", h("b", name === "Model" ? { translate: "no" } : {}, text))), alive ? h("span.calm", {}, "You can close this page: the run goes on.") : null)),
     h("div.actions", {}, [button("first", "Run next"), leave, button("save", "Checkpoint now"), button("resume", "Resume"), button("start", "Start"), over && can.use ? h("a.button", { href: `/new?continue=${encodeURIComponent(run.id)}`, id: "run-continue" }, "Train further") : null, link("export", "Merge", ""), link("evaluate", "Evaluate", ""), link("chat", over ? "Chat with it" : "Chat", over ? ".primary" : ""), alive ? notifyButton(() => head(known)) : null, stop, cancel].filter(Boolean))));
 }
 

@@ -46,7 +46,7 @@ function fill() {
   const focus = document.activeElement?.dataset?.key;
   parts.body.replaceChildren(...(found.length ? found.map(line) : [h("tr", {}, h("td", { colSpan: COLUMNS.length }, "No run matches."))]));
   if (focus) parts.body.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus();
-  parts.shown.textContent = found.length === props.value.runs.length ? "" : `${count(found.length)} of ${count(props.value.runs.length)}`;
+  parts.shown.textContent = found.length === props.value.runs.length ? "" : `${count(found.length)} of ${count(props.value.runs.length)} runs`;
   const ids = props.value.runs.map((run) => run.id).filter((id) => view.chosen.has(id));
   parts.compare.textContent = `Compare ${ids.length}`;
   parts.compare.hidden = ids.length < 2;
@@ -74,7 +74,7 @@ function line(run) {
       run.tags.length ? h("span.tags", { translate: "no" }, run.tags.map((tag) => h("span.tag", {}, tag))) : null, run.note ? h("span.note-text", { translate: "no" }, run.note) : null),
     h("td", {}, h("span", { translate: "no" }, run.model.split("/").pop()), h("span.why", {}, run.method, run.devices ? ` · ${run.devices}` : "")),
     h("td", {}, h("span.dots", { title: run.tasks.join(", "), role: "img", "aria-label": run.tasks.join(", "), translate: "no" }, run.tasks.slice(0, 12).map((task) => h("i.sw", { style: { background: color(task) } })))),
-    h("td", {}, run.spark.length > 1 ? sparkline(run.spark) : "–"), h("td.n", {}, run.best === null ? "–" : run.best.toFixed(3)), h("td.n", {}, run.total ? `${count(run.step)} / ${count(run.total)}` : "–"),
+    h("td", {}, run.spark.length > 1 ? sparkline(run.spark) : "–"), h("td.n", { "data-said": "best" }, run.best === null ? "–" : run.best.toFixed(3)), h("td.n", {}, run.total ? `${count(run.step)} / ${count(run.total)}` : "–"),
     h("td.n", {}, run.seconds ? duration(run.seconds) : "–"), h("td.n", {}, run.when),
     h("td", {}, h("div.row-actions", {}, act("copy", "Clone", { href: `/new?from=${encodeURIComponent(run.id)}` }), act("pencil", "Tags and note", { onclick: () => annotate(run) }),
       act("trash", "Delete", { disabled: alive, ...(alive ? { title: "Stop it first" } : {}), onclick: async () => {

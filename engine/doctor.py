@@ -130,12 +130,13 @@ def _libraries(machine: Machine) -> Iterator[Finding]:
         )
         fix = "install the torch wheel for your driver: https://pytorch.org/get-started/locally"
         works = available == "True" and words.get("cuda") == ["True"]
-        yield Finding(fine=works, fact=built + ("" if works else ", and cannot use the GPU"), advice=fix)
+        yield Finding(fine=works, fact=built if works else f"{built}; it cannot use the GPU", advice=fix)
         nccl = words.get("nccl")
         text = f"NCCL {nccl[0]}" if nccl else "no NCCL: several GPUs cannot be used together"
         yield Finding(fine=bool(nccl), fact=text, advice=fix)
     gloo = words.get("gloo") == ["True"]
-    yield Finding(fine=gloo, fact=f"gloo {'is there' if gloo else 'is missing'}: several processes on the CPU")
+    text = "gloo is there: several processes on the CPU" if gloo else "gloo is missing: one process on the CPU only"
+    yield Finding(fine=gloo, fact=text)
     device, right = words.get("bitsandbytes", ["", "False"])
     text = f"bitsandbytes quantizes to 4 bit on the {device.upper()}"
     fix = "`python -m bitsandbytes` says more; LoRA and full fine-tuning work without it."
@@ -162,7 +163,7 @@ def _surroundings() -> Iterator[Finding]:
     fix = "in a container: --shm-size=8g or --ipc=host; several GPUs talk over it."
     yield Finding(fine=size >= MIN_SHM_BYTES, fact=f"{size / GIB:.1f} GiB shared memory", advice=fix)
     taken = _is_taken(STUDIO_PORT)
-    text = f"port {STUDIO_PORT} is {'taken' if taken else 'free'}"
+    text = f"port {STUDIO_PORT} is taken" if taken else f"port {STUDIO_PORT} is free"
     yield Finding(fine=not taken, fact=text, advice="the studio may be open already; else: python app.py --port 7861")
     try:
         address = socket.gethostbyname(socket.gethostname())
@@ -187,7 +188,9 @@ def _hub() -> Iterator[Finding]:
     root = data_root()
     here = find_local(STARTER_MODEL, root) is not None
     yield Finding(
-        fine=here, fact=f"starter model {'is here' if here else 'is not here yet'}", advice="python -m engine fetch"
+        fine=here,
+        fact="the starter model is here" if here else "the starter model is not here yet",
+        advice="python -m engine fetch",
     )
     import huggingface_hub
 

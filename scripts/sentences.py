@@ -4,8 +4,10 @@
     python scripts/sentences.py --missing    those without a Chinese translation
 
 A sentence is a string of at least two words in our JavaScript, or in the Python of studio and engine unless it is for a
-developer or a terminal (docstrings, logs, ValueError, arguments of commands); and the help of every recipe field.
-Values become `{}`.  Single words cannot be told from code here: the browser test looks for those on the pages.
+developer or a terminal (docstrings, logs, ValueError, arguments of commands); the help of every recipe field; and what
+presets say.  Values become `{}`.  A single word is one that starts with a capital, or that stands where only people
+read: the label of a component or a choice in Python, the text or label of an element in JavaScript.  The browser test
+looks for the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 PROJECT = Path(__file__).resolve().parents[1]
 FOR_DEVELOPERS = {
     "ValueError", "TypeError", "KeyError", "RuntimeError", "AssertionError", "NotImplementedError", "ArgumentParser",
@@ -26,13 +30,42 @@ FOR_DEVELOPERS = {
 """Functions whose words no page shows; `error` and `info` are those of loggers and argument parsers."""
 CODE = re.compile(r"[<>=$\\|]|--|\w\(|^[.#\[]|[\w)] [.#]\w|;$|^[a-z-]+: [a-z]+;|^https?:")
 TWO_WORDS = re.compile(
-    r"[A-Za-z]{2,}[,;:.!?)`'’]* (\{\} )*[(`'‘]*[A-Za-z]{2,}|[A-Za-z]{3,}[,:]? \{\}|\{\} [A-Za-z]{3,}"
+    r"[A-Za-z]{2,}[,;:.!?)`'’]* (\{\} |a )*[(`'‘]*[A-Za-z]{2,}|[A-Za-z]{3,}[,:]? \{\}|\{\} [A-Za-z]{3,}"
 )
+WORD = re.compile(r"[A-Z][a-z]{2,}(-[a-z]+)*[:.…?]?")
+SMALL_WORD = re.compile(r"[a-z]{3,}(-[a-z]+)*[:.…?]?")
+LABELS = {"label", "info", "placeholder", "title", "word", "verdict", "choices"}
+"""Keywords of calls whose words are read by people."""
+SHOWN_IN_SCRIPT = re.compile(
+    r"""(?:\}, |(?:title|placeholder|"aria-label"|textContent)(?::| =) |\? | : )"([^"]+)"(?=[ ,);])"""
+)
+"""Text of an element, or an attribute that is read; a choice between two texts too."""
 
 
 def is_sentence(text: str) -> bool:
     """Whether a string has words for people."""
     return bool(TWO_WORDS.search(text)) and not CODE.search(text.replace("{}", ""))
+
+
+def python_words(file: Path) -> Iterator[str]:
+    """Yield the single words of a Python file that people read."""
+    for text in python_sentences(file):
+        if WORD.fullmatch(text):
+            yield text
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for keyword in node.keywords if isinstance(node, ast.Call) else ():
+            if keyword.arg not in LABELS:
+                continue
+            pairs = [part.elts[0] for part in ast.walk(keyword.value) if isinstance(part, ast.Tuple) and part.elts]
+            for said in [keyword.value, *pairs] if keyword.arg != "choices" else pairs:
+                if isinstance(said, ast.Constant) and SMALL_WORD.fullmatch(str(said.value)):
+                    yield str(said.value)
+
+
+def script_words(text: str) -> Iterator[str]:
+    """Yield the single words of a JavaScript text that people read."""
+    yield from (said.strip() for said in script_sentences(text) if WORD.fullmatch(said.strip()))
+    yield from (said for said in SHOWN_IN_SCRIPT.findall(text) if SMALL_WORD.fullmatch(said))
 
 
 def python_sentences(file: Path) -> Iterator[str]:
@@ -112,14 +145,21 @@ def sentences() -> list[str]:
     from studio.logic.form_fields import FIELDS
 
     found: list[str] = [field.help for field in FIELDS.values()]
+    presets = sorted((PROJECT / "presets").glob("*.yaml"))
+    found += [yaml.safe_load(preset.read_text(encoding="utf-8"))["description"] for preset in presets]
+    words: list[str] = []
     for folder in ("studio", "engine"):
         for file in sorted((PROJECT / folder).rglob("*.py")):
             if not file.stem.endswith("_command") and file.stem != "__main__":
                 found += python_sentences(file)
+                words += python_words(file)
     for file in sorted((PROJECT / "assets").glob("*.js")):
         found += script_sentences(file.read_text(encoding="utf-8"))
+        words += script_words(file.read_text(encoding="utf-8"))
+    for file in sorted((PROJECT / "assets").glob("*.html")):
+        words += re.findall(r" data-text>([^<]+)<", file.read_text(encoding="utf-8"))
     plain = (" ".join(text.split()).lstrip("# ") for text in found)
-    return list(dict.fromkeys(text for text in plain if is_sentence(text)))
+    return list(dict.fromkeys([*(text for text in plain if is_sentence(text)), *words]))
 
 
 def missing() -> list[str]:

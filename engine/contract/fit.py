@@ -148,19 +148,23 @@ def _fit_gpus(
 ) -> Fit:
     wanted = recipe.launch.processes_here
     if wanted > len(gpus):
-        has = f"this machine has {present}"
-        return Fit(ok=False, sentence=f"asks for {wanted} GPUs; {has}", needs_bytes=memory.high_bytes, memory=memory)
+        sentence = f"asks for {wanted} GPUs; this machine has {present}"
+        return Fit(ok=False, sentence=sentence, needs_bytes=memory.high_bytes, memory=memory)
     gpu = min(gpus, key=lambda g: g.total_bytes - g.used_bytes)
-    free = gpu.total_bytes - gpu.used_bytes
-    each = f"each, {strategy.text} " if wanted > 1 else ""
-    sentence = (
-        f"needs about {memory.text} {each}; ".replace(" ;", ";") + f"GPU {gpu.index} has {gigabytes(gpu.total_bytes)}"
-    )
-    if free < memory.high_bytes <= gpu.total_bytes or gpu.used_bytes > 0.1 * gpu.total_bytes:
-        sentence += f", {gigabytes(free)} of it free"
+    free, total = gpu.total_bytes - gpu.used_bytes, gigabytes(gpu.total_bytes)
+    is_shared = free < memory.high_bytes <= gpu.total_bytes or gpu.used_bytes > 0.1 * gpu.total_bytes
     ok, tight = memory.low_bytes <= free, memory.low_bytes <= free < memory.high_bytes
-    sentence += ": it may just fit" if tight else ""
+    has = _maybe(f"{total}, {gigabytes(free)} of it free" if is_shared else total, tight)
+    if wanted > 1:
+        sentence = f"needs about {memory.text} each, {strategy.text}; GPU {gpu.index} has {has}"
+    else:
+        sentence = f"needs about {memory.text}; GPU {gpu.index} has {has}"
     return Fit(ok=ok, sentence=sentence, needs_bytes=memory.high_bytes, tight=tight, memory=memory)
+
+
+def _maybe(has: str, tight: bool) -> str:
+    """Return what is there, with a word of doubt where it is not surely enough."""
+    return f"{has}: it may just fit" if tight else has
 
 
 def _fit_host(answer: Fit, recipe: Recipe, machine: MachineLike, config: Mapping[str, Any]) -> Fit:
@@ -170,21 +174,25 @@ def _fit_host(answer: Fit, recipe: Recipe, machine: MachineLike, config: Mapping
     needed = 2 * num_parameters(config) * recipe.launch.processes_here
     if needed <= machine.ram_total:
         return answer
-    has = f"this machine has {gigabytes(machine.ram_total)}"
-    sentence = f"{answer.sentence}; its experts are loaded through {gigabytes(needed)} of main memory; {has}"
+    through, there = gigabytes(needed), gigabytes(machine.ram_total)
+    sentence = f"{answer.sentence}; its experts are loaded through {through} of main memory; this machine has {there}"
     return replace(answer, ok=False, sentence=sentence)
 
 
 def _fit_cpu(recipe: Recipe, machine: MachineLike, memory: MemoryEstimate, parameters: int) -> Fit:
-    need, processes = f"about {memory.text}", recipe.launch.processes_here
+    processes = recipe.launch.processes_here
     if parameters > CPU_TRAINING_LIMIT:
-        size = f"{parameters / 1e9:.1f} billion parameters are too many to train on a CPU"
-        reason = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
-        sentence = f"needs a GPU with {need}: {size}; {reason}"
+        why = "the recipe says `launch.device: cpu`" if machine.gpus else "this machine has none"
+        size = f"{parameters / 1e9:.1f}"
+        sentence = (
+            f"needs a GPU with about {memory.text}: {size} billion parameters are too many to train on a CPU; {why}"
+        )
         return Fit(ok=False, sentence=sentence, needs_bytes=memory.high_bytes, memory=memory)
     low, high = processes * memory.low_bytes, processes * memory.high_bytes
     ok, tight = low <= machine.ram_total, low <= machine.ram_total < high
-    each = f" for each of {processes} processes" if processes > 1 else ""
-    sentence = f"needs {need}{each}; this machine has {gigabytes(machine.ram_total)} of memory"
-    sentence += ": it may just fit" if tight else ""
+    has = _maybe(f"{gigabytes(machine.ram_total)} of memory", tight)
+    if processes > 1:
+        sentence = f"needs about {memory.text} for each of {processes} processes; this machine has {has}"
+    else:
+        sentence = f"needs about {memory.text}; this machine has {has}"
     return Fit(ok=ok, sentence=sentence, needs_bytes=high, tight=tight, memory=memory)

@@ -234,7 +234,8 @@ def _data(work: _Import) -> None:
         work.note("padding_mode", "changed", "packs hold one task, nothing is lost, and examples do not see each other")
     cut = config["padding_mode"] == "concat"
     work.put("data.truncation", "split" if cut else "drop")
-    work.note("seq_length", "changed", "too long examples are " + ("split" if cut else "left out, and counted"))
+    text = "examples that are too long are split" if cut else "examples that are too long are left out, and counted"
+    work.note("seq_length", "changed", text)
     try:
         shares = [float(part) for part in str(config["data_split"]).replace("/", ",").split(",")]
         whole = 1.0 if sum(shares) <= 1.001 else 100.0

@@ -139,7 +139,7 @@ def _check(parts: Sequence[Part], num_weights: int, method: str, density: float)
             continue
         for key, why in UNSUITABLE.items():
             if config.get(key):
-                refuse(f"{part.name} {why}.", "leave it out.")
+                refuse(f"The adapter {part.name} {why}.", "leave it out.")
     for part in parts[1:]:
         problems += _foreign(parts[0], part)
     ranks = {config.get("r") for config in configs if isinstance(config, dict)}
@@ -157,8 +157,8 @@ def _foreign(first: Part, part: Part) -> list[Problem]:
     same_commit = len(commits) == 1 or (ours.model.revision == theirs.model.revision and None in commits)
     found = []
     if ours.model_name_or_path != theirs.model_name_or_path or not same_commit:
-        bases = f"{public_base(theirs.model_name_or_path)}, not of {public_base(ours.model_name_or_path)}"
-        problem = f"{part.name} is an adapter of another base model: {bases}."
+        base, wanted = public_base(theirs.model_name_or_path), public_base(ours.model_name_or_path)
+        problem = f"{part.name} is an adapter of {base}, {first.name} of {wanted}."
         found.append(Problem(problem=problem, fix="combine adapters of one base."))
     if ours.method != theirs.method:
         problem = f"{part.name} was trained by {theirs.method}, {first.name} by {ours.method}: not on the same weights."

@@ -81,7 +81,9 @@ class Gate:
         if self.sessions.user_of(_cookie(headers, self.cookie)):
             await answer(send, 303, "", location=local_address(wanted))
         else:
-            await answer(send, 200, self.page.html(wanted=local_address(wanted)), kind="text/html")
+            ended = bool(_cookie(headers, self.cookie))
+            page = self.page.html(wanted=local_address(wanted), accepts=_languages(headers), ended=ended)
+            await answer(send, 200, page, kind="text/html")
 
     async def _log_in(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         if "origin" not in headers:
@@ -93,14 +95,15 @@ class Gate:
         address = str((scope.get("client") or ("unknown", 0))[0])
         if wait := self.throttle.wait_s(address, user):
             logger.warning("log-in from %s is locked for %.0f s", address, wait)
-            page = self.page.html(wanted=wanted, user=user, locked=True)
+            page = self.page.html(wanted=wanted, accepts=_languages(headers), user=user, locked=True)
             await answer(send, 429, page, kind="text/html", retry_after=str(int(wait) + 1))
             return
         async with self._one_check:
             right = await asyncio.to_thread(self.accounts.check, user, password)
         if not right:
             logger.warning("log-in from %s failed", address)
-            await answer(send, 401, self.page.html(wanted=wanted, user=user, wrong=True), kind="text/html")
+            page = self.page.html(wanted=wanted, accepts=_languages(headers), user=user, wrong=True)
+            await answer(send, 401, page, kind="text/html")
             return
         self.throttle.succeeded(address, user)
         self.sessions.end(_cookie(headers, self.cookie))  # a token from before the log-in is worth nothing after it
@@ -164,6 +167,10 @@ async def _form(receive: Receive) -> dict[str, str]:
         return {name: values[0] for name, values in parse_qs(body.decode(), keep_blank_values=True).items()}
     except ValueError:
         return {}
+
+
+def _languages(headers: Mapping[str, str]) -> str:
+    return headers.get("accept-language", "")
 
 
 def _cookie(headers: Mapping[str, str], name: str) -> str:

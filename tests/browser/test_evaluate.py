@@ -37,7 +37,7 @@ def test_measure_read_look_and_reopen(page: Page, studio: Studio, run: RunDir):
     expect(page.locator("#evaluate-matrix .verdict").first).to_be_visible()
     expect(page.locator(".samples .turn-box")).to_have_count(4)
     page.locator("#sample-next").click()
-    expect(page.locator(".samples [role=status]")).to_have_text("2 of 4")
+    expect(page.locator(".samples [role=status]")).to_have_text("Sample 2 of 4")
     page.goto(f"{studio.url}/run?id={run.id}")
     page.locator("#run-evaluate").click()
     page.wait_for_url("**/evaluate?run=**")

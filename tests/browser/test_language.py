@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Studio
+from tests.browser.test_pages import PLACES
+from tests.fake_runs import STATES, fake_run
 
 pytestmark = pytest.mark.browser
 
@@ -68,3 +73,63 @@ def test_the_choice_is_kept_and_a_page_is_shown_when_the_catalogue_is_not_to_be_
     expect(chinese.locator("#studio-header nav a[href='/runs']")).to_be_visible()
     expect(chinese.locator("#studio-header nav a[href='/runs']")).to_have_text("Runs")
     chinese.errors.clear()  # type: ignore[attr-defined]  # the request that this test itself broke
+
+
+NAMES = frozenset(
+    """MFT Studio MFTCoder LoRA QLoRA GPU CPU NVIDIA NVML Shared Library Not Found GB GiB MB MiB KB TiB
+    HF_HUB_OFFLINE HF Hugging Face hub ModelScope JSON Lines CSV TSV Parquet Arrow YAML PNG SVG Markdown id token
+    messages chat_rounds nat lora qlora full baseline sql bug-fix webhook Slack Discord Llama Gemma Jinja
+    CodeGeeX CodeGeeX2 CodeLlama DeepSeek DeepSeek-Coder GPT-NeoX Mixtral Qwen Qwen2 Qwen3 Coder StarCoder StarCoder2
+    Instruct SmolLM2 CodeFuse CodeFuse-CodeLlama CodeFuse-DeepSeek CodeFuse-Mixtral CodeFuse-StarCoder
+    Python BLEU chrF ROUGE-L HumanEval pass bootstrap Enter Shift Escape English Top-p DDP ZeRO FSDP NaN
+    text-to-code comment-generation code-completion step jsonl json csv tsv parquet arrow starter accelerate yaml
+    python engine convert zai-org codegeex2 app py set-password NAME model-1b Fake nothing SmolLM Esc
+    halve the batch size
+    """.split()
+)
+"""Words that stay as they are: products, formats, units, keys, and what the runs of this test are called and say."""
+LEFT_IN_ENGLISH = """() => {
+  const kept = '[translate="no"], code, pre, script, style, textarea, .cm-editor', found = [];
+  const seen = (element) => element.checkVisibility && element.checkVisibility();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (element && !element.closest(kept) && seen(element)) found.push(walker.currentNode.data.trim());
+  }
+  for (const name of ["title", "placeholder", "aria-label", "alt", "data-said"])
+    for (const element of document.querySelectorAll(`[${name}]`))
+      if (!element.closest('[translate="no"]') && seen(element)) found.push(element.getAttribute(name));
+  for (const field of document.querySelectorAll("input[role=combobox]")) if (seen(field)) found.push(field.value);
+  return found.filter((text) => /[A-Za-z]{2}/.test(text));
+}"""
+
+
+@pytest.fixture(scope="module")
+def all_states(studio: Studio) -> Iterator[None]:
+    runs = [fake_run(studio.home / "runs", state, steps=40) for state in STATES]
+    yield
+    for run in runs:
+        run.path.rename(studio.home / f"{run.id}-language")  # no longer among the runs of the tests that follow
+
+
+def english_words(text: str) -> list[str]:
+    """Return the words of a text that are neither names nor parts of ids, addresses and numbers."""
+    words = re.findall(r"[A-Za-z][A-Za-z0-9_-]*[A-Za-z0-9]", re.sub(r"https?://\S+|\S*/\S+|\d[\w-]*", " ", text))
+    return [word for word in words if word not in NAMES and word.rstrip("0123456789-") not in NAMES]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_english_word_is_left_on_a_page_in_chinese(page: Page, studio: Studio, all_states: None, place: str):
+    path, ready = PLACES[place]
+    page.add_init_script('localStorage.setItem("studio.language", "zh")')
+    page.goto(studio.url + path)
+    expect(page.locator(ready).first).to_be_visible(timeout=20_000)
+    left: dict[str, list[str]] = {}
+    for _ in range(40):  # what is still on its way is translated as it comes
+        texts = page.evaluate(LEFT_IN_ENGLISH)
+        left = {text: words for text in texts if (words := english_words(text))}
+        if not left:
+            break
+        page.wait_for_timeout(100)
+    assert left == {}
+    assert "训练" in page.locator("#studio-header nav").inner_text()

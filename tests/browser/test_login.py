@@ -61,3 +61,22 @@ def test_the_log_in_needs_no_script_and_fits_a_phone(locked: Studio, browser: Br
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{locked.url}/")
     context.close()
+
+
+def test_the_log_in_has_the_language_of_the_studio_and_its_switch(locked: Studio, browser: Browser):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, locale="zh-CN")
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    page.goto(f"{locked.url}/login")
+    expect(page.get_by_role("heading", name="登录")).to_be_visible()
+    expect(page).to_have_title("登录 · MFT Studio")
+    page.get_by_label("用户名").fill("ada")
+    page.get_by_label("密码").fill("wrong password")
+    page.get_by_role("button", name="登录").click()
+    expect(page.get_by_role("alert")).to_have_text("用户名或密码错误。")
+    page.get_by_role("button", name="English").click()
+    expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
+    page.get_by_label("Password").fill(WORD)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.locator("#studio-header nav a[href='/runs']")).to_have_text("Runs")  # the choice goes with it
+    context.close()

@@ -66,7 +66,7 @@ def test_a_gpu_that_torch_cannot_use_is_told_with_who_holds_it(monkeypatch):
     facts = {one.fact: one for one in found}
     assert any("60 of 80 GiB free" in fact and "python (7, ada) holds 20.0 GiB" in fact for fact in facts)
     assert "NVIDIA driver 550.54, for CUDA up to 12.4" in facts
-    cuda = facts["torch 2.13.0 is built for CUDA 13.0, and cannot use the GPU"]
+    cuda = facts["torch 2.13.0 is built for CUDA 13.0; it cannot use the GPU"]
     assert not cuda.fine and "driver" in cuda.advice
     assert any(not one.fine and "NCCL" in one.fact for one in found)
     assert any(not one.fine and "no QLoRA" in one.fact for one in found)

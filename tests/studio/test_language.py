@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scripts.sentences import is_sentence, missing, python_sentences, script_sentences
+from scripts.sentences import is_sentence, missing, python_sentences, python_words, script_sentences, script_words
 from studio import language
 from studio.language import catalogue, fits
 
@@ -64,3 +64,15 @@ def test_sentences_are_found_in_javascript():
     const words = /a "quoted" form/g, path = "M3 5c6 0 6 7 11 7"; /* nor "this here" */ say('one more');"""
     found = [text.strip() for text in script_sentences(script) if is_sentence(text)]
     assert found == ["No run yet.", "Step {} of {}", "all of them", "{} in sum", "one more"]
+
+
+def test_single_words_are_found_where_people_read_them(tmp_path):
+    file = tmp_path / "page.py"
+    file.write_text(
+        'kind, state = "lora", "Failed"\n'
+        'gr.Dropdown([("none", "")], label="method", choices=[("natural", "n"), ("Equal", "e")])\n'
+        'gr.Textbox(placeholder="sql", elem_id="name")\n'
+    )
+    assert sorted(python_words(file)) == ["Equal", "Failed", "method", "natural", "sql"]
+    script = """h("p.note", { title: "later", role: "status" }, "soon", done ? "ready" : "Waiting"); go("x");"""
+    assert sorted(script_words(script)) == ["Waiting", "later", "ready", "soon"]

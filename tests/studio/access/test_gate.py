@@ -80,7 +80,8 @@ def test_over_https_the_cookie_stays_there(gate):
 def test_a_wrong_password_says_so_and_shows_nothing_of_it(gate):
     answer = log_in(gate, user='"><script>', password="hunter2-hunter2")
     assert answer.status == 401 and b"wrong" in answer.body
-    assert b"<script>" not in answer.body and b"hunter2" not in answer.body
+    assert b'value="&quot;&gt;&lt;script&gt;"' in answer.body and answer.body.count(b"<script>") == 1
+    assert b"hunter2" not in answer.body
     assert ask(gate, "/login", "POST", form={"user": "ada", "password": WORD}).status == 403  # no origin
 
 
@@ -168,3 +169,26 @@ def test_a_password_set_while_the_studio_runs_counts_at_once(tmp_path):
     assert ask(gate, "/config").status == 200
     Accounts(accounts.path).set_password("ada", WORD)
     assert ask(gate, "/config").status == 401
+
+
+def test_the_log_in_speaks_the_language_of_the_browser_and_brings_the_other_one(gate):
+    english, chinese = ask(gate, "/login"), ask(gate, "/login", accept_language="zh-CN,zh;q=0.9,en;q=0.5")
+    assert b'<html lang="en">' in english.body and b">Password</span>" in english.body
+    assert b'<html lang="zh-CN">' in chinese.body and ">密码</span>".encode() in chinese.body
+    assert 'data-en="Password" data-zh="密码"'.encode() in english.body
+    assert b"data-text" not in english.body and b"$" not in english.body.split(b"<script>")[0]
+
+
+@pytest.mark.parametrize(
+    ("cookie", "said"), [("", False), ("studio_session_7861=other", False), ("studio_session_7860=over", True)]
+)
+def test_a_session_that_is_over_is_told(gate, cookie, said):
+    answer = ask(gate, "/login", cookie=cookie)
+    assert (b"Your session has ended. Log in again." in answer.body) is said
+
+
+def test_what_is_wrong_with_a_log_in_is_told_in_chinese_too(gate):
+    form = {"user": "ada", "password": "no"}
+    answers = [ask(gate, "/login", "POST", form=form, origin=OURS, accept_language="zh-CN") for _ in range(6)]
+    assert answers[0].status == 401 and ">用户名或密码错误。</p>".encode() in answers[0].body
+    assert answers[-1].status == 429 and ">尝试次数过多。请等一分钟再试。</p>".encode() in answers[-1].body
