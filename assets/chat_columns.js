@@ -14,10 +14,8 @@ function prose(text) {
   }).filter(Boolean);
 }
 
-function copy(text) {
-  const button = h("button.ibtn.copy-answer", { type: "button", onclick: async () => {
-    try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } catch (error) { button.textContent = "Not allowed"; }
-  } }, "Copy");
+function copyButton(text) {
+  const button = h("button.ibtn.copy-answer", { type: "button", onclick: () => copy(text, button) }, "Copy");
   return button;
 }
 
@@ -29,7 +27,7 @@ function stateLine(state) {
 
 function turn(item) {
   if (item.role === "user") return h("div.turn-box.user", {}, h("div.who", {}, "You"), h("div.text", { translate: "no" }, prose(item.content)));
-  return h("div.turn-box.assistant", {}, h("div.who", {}, h("span", {}, "Model"), h("span.grow"), item.state && item.content ? copy(item.content) : null),
+  return h("div.turn-box.assistant", {}, h("div.who", {}, h("span", {}, "Model"), h("span.grow"), item.state && item.content ? copyButton(item.content) : null),
     item.content ? h("div.text", { translate: "no" }, prose(item.content)) : h("div.text", {}, h("p.sub", {}, item.state ? "It said nothing." : "…")), stateLine(item.state));
 }
 

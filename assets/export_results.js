@@ -2,10 +2,6 @@
 const open = new Set(); // details that a person opened stay open while the page refreshes
 let waiting = null;
 
-function copyable(label, text) {
-  const button = h("button.ibtn", { type: "button", "aria-label": `Copy: ${label}`, onclick: async () => { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } }, "Copy");
-  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
-}
 const shown = (value) => (typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(3) : String(value));
 const facts = (pairs) => h("dl.facts", {}, pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd.num", { translate: "no" }, shown(value))]));
 
@@ -35,8 +31,8 @@ function card(item) {
   const state = item.compared ? h("span.pill.ok", {}, h("i"), "compared") : h("span.pill", {}, h("i"), item.note.startsWith("not compared") ? "not compared" : "copied");
   return h("section.card", { "data-result": item.id, "aria-label": item.name }, h("div.card-h", {}, h("h2", { translate: "no" }, item.name), h("span.sub", {}, item.title), state, h("div.grow"),
     h("button.ibtn.danger", { type: "button", "aria-label": `Delete ${item.name}`, onclick: () => confirmDelete(item) }, "Delete")),
-  item.note && !item.compared ? h("p.sub", {}, item.note) : null, facts(item.facts), copyable("Folder", item.path),
-  more(item, "use", "Use it", ...item.snippets.map((one) => copyable(one.title, one.text))),
+  item.note && !item.compared ? h("p.sub", {}, item.note) : null, facts(item.facts), copyBlock("Folder", item.path),
+  more(item, "use", "Use it", ...item.snippets.map((one) => copyBlock(one.title, one.text))),
   item.card ? more(item, "card", "Model card", h("pre.st-log", { tabindex: "0", translate: "no" }, item.card)) : null,
   more(item, "push", "Push to the hub", pushForm(item)));
 }

@@ -1,10 +1,6 @@
 // What an export takes, and the job.  value: {empty} or {about, facts, first, needs, command, job}; see studio/logic/export.py
 let logOpen = false;
 
-function copyable(label, text) {
-  const button = h("button.ibtn", { type: "button", "aria-label": `Copy: ${label}`, onclick: async () => { await navigator.clipboard.writeText(text); button.textContent = "Copied"; } }, "Copy");
-  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
-}
 const facts = (pairs) => h("dl.facts", {}, pairs.flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", name === "Base model" ? { translate: "no" } : {}, String(text))]));
 const log = (text) => (text ? h("details", { open: logOpen, ontoggle: (event) => { logOpen = event.target.open; } }, h("summary", {}, "Log"), h("pre.st-log", { tabindex: "0", translate: "no" }, text)) : null);
 
@@ -20,6 +16,6 @@ function draw(value) {
   if (!value.facts) { root().replaceChildren(); return; }
   const before = h("section.card", {}, h("div.card-h", {}, h("h2", {}, "Before you start")), h("p.sub", {}, value.about), facts(value.facts),
     value.first ? h("p.sub", {}, "There is no merged model of this checkpoint yet; it is made first and kept.") : null,
-    value.needs ? h("p.sub", {}, "This format needs a package that is not installed: ", h("code", {}, value.needs)) : null, copyable("The same in a terminal", value.command));
+    value.needs ? h("p.sub", {}, "This format needs a package that is not installed: ", h("code", {}, value.needs)) : null, copyBlock("The same in a terminal", value.command));
   root().replaceChildren(...[jobCard(value.job), before].filter(Boolean));
 }

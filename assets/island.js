@@ -83,12 +83,30 @@ function ask({ title, body, go, keep = "Keep it running" }) {
   });
 }
 
-/** Copy text and say so on the button for a moment. */
+/** Copy text and say on the button whether it went; a page that comes over plain http from another machine has no clipboard, only the old way. */
 async function copy(text, button) {
   const before = button.textContent;
-  await navigator.clipboard.writeText(text);
-  button.textContent = "Copied";
+  let done = true;
+  try { if (navigator.clipboard) await navigator.clipboard.writeText(text); else done = copyBySelecting(text); } catch (error) { done = false; }
+  button.textContent = done ? "Copied" : "Not allowed";
   setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+function copyBySelecting(text) {
+  const field = h("textarea", { readOnly: true, style: { position: "fixed", opacity: "0" } }), focused = document.activeElement;
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  focused?.focus();
+  return done;
+}
+
+/** A text of ours or of the run, to be copied. */
+function copyBlock(label, text) {
+  const button = h("button.ibtn", { type: "button", "aria-label": `Copy: ${label}`, onclick: () => copy(text, button) }, "Copy");
+  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
 }
 
 /** An icon of assets/icons (Lucide, ISC), painted in the colour of the text around it. */

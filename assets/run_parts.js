@@ -66,8 +66,3 @@ function eventList(run) {
   const lines = run.events.map((event) => h("div.ln", {}, h("span.ts", {}, event.time), h(`span.kind.${event.kind}`, {}, event.kind), h("span", {}, event.text)));
   return h("div.st-log", { role: "log", "aria-label": "Events", tabindex: "0" }, lines.length ? lines : h("p.sub", {}, "Nothing yet."));
 }
-
-function copyBlock(label, text) {
-  const button = h("button.ibtn", { type: "button", "aria-label": `Copy: ${label}`, onclick: () => copy(text, button) }, "Copy");
-  return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
-}

@@ -1,7 +1,7 @@
 // The Settings page.  value: see studio/logic/settings.py.  Choices of this browser stay in its local storage.
 const act = (action, patch = {}) => tell("submit", { ...patch, action, nonce: Date.now() });
 const card = (id, title, about, ...parts) => h("section.card", { id, "aria-labelledby": `${id}-title` }, h("div.card-h", {}, h("h2", { id: `${id}-title` }, title)), about ? h("p.sub", {}, about) : null, ...parts);
-const command = (text) => h("div.command", {}, h("pre", { translate: "no", tabindex: "0" }, text), h("button.ibtn", { type: "button", onclick: async (event) => { await navigator.clipboard.writeText(text); event.target.textContent = "Copied"; } }, "Copy"));
+const command = (text) => h("div.command", {}, h("pre", { translate: "no", tabindex: "0" }, text), h("button.ibtn", { type: "button", onclick: (event) => copy(text, event.currentTarget) }, "Copy"));
 const tick = (id, label, checked, onchange) => h("label.check-line", {}, h("input", { type: "checkbox", id, checked, onchange }), h("span", {}, label));
 
 function confirmed({ title, body, go }) {
