@@ -5,9 +5,9 @@
 
 A sentence is a string of at least two words in our JavaScript, or in the Python of studio and engine unless it is for a
 developer or a terminal (docstrings, logs, ValueError, arguments of commands); the help of every recipe field; and what
-presets say.  Values become `{}`.  A single word of the studio or the contract is one that starts with a capital, or that stands
-where only people read: the label of a component or a choice in Python, the text or label of an element in JavaScript.  The browser test
-looks for the rest.
+presets say.  Values become `{}`.  A single word, of the studio or the contract, is one that starts with a capital, or
+that stands where only people read: the label of a component or a choice in Python, the text or label of an element in
+JavaScript.  The browser test looks for the rest.
 """
 
 from __future__ import annotations
