@@ -22,7 +22,7 @@ function draw(value) {
   const hero = starter ? h("section.card.hero", {}, h("div.hero-text", {}, h("h1", {}, "Fine-tune one model on many tasks at once"),
     h("p.lead", {}, "Drop in task files, see what the mixture really is, press Start, watch every task learn, then talk to the result. On your own machine."),
     h("div.hero-actions", {}, h("a.button.primary", { href: open(starter), id: "open-starter" }, "Try it now"), h("a.button", { href: "/datasets" }, "Use your own data"))),
-    h("div.hero-card", {}, h("h2", {}, starter.name), h("p", {}, starter.description), h("div.facts-line", {}, h("span.tag", {}, starter.method), dots(starter.tasks)),
+    h("div.hero-card", {}, h("h2", { translate: "no" }, starter.name), h("p", {}, starter.description), h("div.facts-line", {}, h("span.tag", {}, starter.method), dots(starter.tasks)),
       h("div.fit-line", {}, pill(starter.fits ? "ok" : "warn", starter.fits ? "can run here" : "cannot run here"), h("span.sub", {}, starter.need)))) : null;
   const presets = (value.groups || []).length ? h("section", {}, h("h2.section", {}, "Presets"), (value.notes || []).map((text) => h("p.sub.preset-note", {}, text)), h("div.cards", {}, value.groups.map(group))) : null;
   const runs = value.runs ? h("section", {}, h("h2.section", {}, "Recent runs"), value.runs.length ? h("div.card.run-list", {}, value.runs.map(runLine)) : h("p.card.empty", {}, "No runs yet. The starter takes a few minutes on a laptop.")) : null;
