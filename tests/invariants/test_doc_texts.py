@@ -189,3 +189,10 @@ def test_every_path_and_link_leads_somewhere(name):
         file = (document.path.parent / target).resolve() if target else document.path
         assert file.is_relative_to(PROJECT) and file.exists(), link
         assert not anchor or anchor in Document(file).anchors(), link
+
+
+def test_pictures_are_few_small_and_shown():
+    pictures = list((PROJECT / "assets" / "screenshots").iterdir())
+    assert 1 < len(pictures) <= 5 and all(picture.stat().st_size < 200_000 for picture in pictures)
+    for name in ("README.md", "README.zh-CN.md"):
+        assert {f"assets/screenshots/{picture.name}" for picture in pictures} <= set(DOCUMENTS[name].links())
