@@ -217,8 +217,9 @@ class _Page:
             self.switch_length, self.by_steps, length, api_name="new_run_switch_length", **quiet
         )
         triggers = [*self.form.inputs_of(self.form.by_path), self.tasks.input]
-        gr.on(triggers, self.edit, inputs, edited, api_name="new_run_look", trigger_mode="always_last", **quiet)
-        self.clock.tick(self.look, inputs, view, api_name="new_run_measured", trigger_mode="once", **quiet)
+        at_once: dict[str, Any] = {"queue": False, **quiet}  # an answer takes milliseconds: no way around by the queue
+        gr.on(triggers, self.edit, inputs, edited, api_name="new_run_look", trigger_mode="always_last", **at_once)
+        self.clock.tick(self.look, inputs, view, api_name="new_run_measured", trigger_mode="once", **at_once)
         changed = self.summary.submit(
             self.apply, self.summary, [*self.form.by_path.values()], api_name="new_run_apply_change", **quiet
         )

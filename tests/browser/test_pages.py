@@ -27,7 +27,7 @@ PLACES = {
     "runs": ("/runs", "#runs table"),
     "compare": ("/compare?runs=20260101-finished,20260101-failed", "#compare canvas"),
     "compare-empty": ("/compare", "#compare .empty"),
-    "chat": ("/chat", "main .island > *"),
+    "chat": ("/chat", "#chat-send:enabled"),
     "export": ("/export", "main .island > *"),
     "evaluate": ("/evaluate", "main .island > *"),
     "settings": ("/settings", "main .island > *"),
