@@ -16,7 +16,7 @@ function draw(value) {
     h("span", {}, one.labels.flatMap((label, index) => (index ? [" + ", h("b", {}, label)] : [h("b", {}, label)]))), h("span.sub.num", {}, one.text)))) : null;
   const facts = h("dl.facts", {}, (value.facts || []).flatMap(([name, text]) => [h("dt", {}, name), h("dd.num", {}, text)]));
   const problems = (value.problems || []).map((problem) => h(TODO.has(problem.field) && !problem.fix ? "li" : "li.bad", { "data-field": problem.field }, h("span.mark", { "aria-hidden": "true" }, TODO.has(problem.field) && !problem.fix ? "→" : "!"),
-    h("span", {}, rich(problem.problem), problem.fix ? h("span.fix", {}, " ", rich(problem.fix)) : null)));
+    h("span", {}, h("span", {}, rich(problem.problem)), problem.fix ? h("span.fix", {}, " ", rich(problem.fix)) : null)));
   const notes = (value.notes || []).map((text) => h("li", {}, h("span.mark", { "aria-hidden": "true" }, "i"), h("span", {}, text)));
   root().replaceChildren(fit, ...[ways, breakdown, facts].filter(Boolean),
     problems.length || notes.length ? h("div", { role: "status" }, h("ul.notes", { "aria-label": "Before the start" }, ...problems, ...notes)) : "");

@@ -260,7 +260,7 @@ def _cell(measure: Measure, cell: Cell | None, *, forgets: bool) -> dict[str, An
         return None
     told: dict[str, Any] = {
         "value": shown(measure, cell.found.value),
-        "interval": f"{shown(measure, cell.found.low)} to {shown(measure, cell.found.high)}",
+        "interval": f"[{shown(measure, cell.found.low)}, {shown(measure, cell.found.high)}]",
     }
     if cell.change is not None and cell.verdict is not None:
         scale, digits = (100, 1) if measure.percent else (1, 3)
@@ -270,7 +270,7 @@ def _cell(measure: Measure, cell: Cell | None, *, forgets: bool) -> dict[str, An
             "sign": SIGNS[cell.verdict],
             "word": "forgotten" if forgets and cell.verdict == "worse" else cell.verdict,
             "tone": tone,
-            "change": f"{low:+.{digits}f} to {high:+.{digits}f}".replace("-", "−"),
+            "change": f"[{low:+.{digits}f}, {high:+.{digits}f}]".replace("-", "−"),
         }
     return told
 

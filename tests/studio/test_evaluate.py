@@ -66,7 +66,7 @@ def test_cells_have_a_value_a_sign_and_a_word(root, run):
     )
     forgot = loss["cells"][1]
     assert (forgot["sign"], forgot["word"], forgot["tone"]) == ("−", "forgotten", "bad")
-    assert forgot["value"] == "1.850" and forgot["change"] == "+0.500 to +0.500"  # every example by 0.5
+    assert forgot["value"] == "1.850" and forgot["change"] == "[+0.500, +0.500]"  # every example by 0.5
 
 
 def test_the_run_page_says_what_was_forgotten(root, run):
