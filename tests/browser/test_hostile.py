@@ -14,6 +14,7 @@ from engine.contract.files import append_json, replace_json
 from engine.contract.recipe import Recipe
 from engine.contract.recipe_io import dump_recipe
 from engine.contract.rundir import RunDir
+from engine.contract.samples import samples_file
 from tests.browser.conftest import Studio
 from tests.fake_runs import RECIPE, fake_run
 
@@ -47,6 +48,17 @@ def hostile_run(runs: Path, state: str) -> RunDir:
     run.log_file.write_text("\n".join(STRINGS) + "\n")
     for text in STRINGS:
         append_json(run.events_file, {"time": 1.0, "step": 3, "kind": text[:20], "text": text, "data": {}})
+    for number, text in enumerate(STRINGS):
+        row = {
+            "step": 10,
+            "task": text,
+            "prompt": number,
+            "question": text,
+            "gold": ALL[:4000],
+            "output": text,
+            "end": text,
+        }
+        append_json(samples_file(run), row)
     attempt = run.last_attempt()
     assert attempt is not None
     told = replace(attempt, problem=ALL, fix=ALL, host=ALL, devices=tuple(STRINGS[:3]), waiting="", released=ALL)
@@ -74,6 +86,8 @@ def test_a_run(page: Page, studio: Studio, hostile: dict[str, RunDir], state: st
     expect(page.locator("#run-state")).to_be_visible()
     for tab in page.get_by_role("tab").all():
         tab.click()
+        if tab.get_attribute("id") == "tab-samples" and state != "preparing":
+            expect(page.locator("#panel-samples .samples-card").first).to_be_visible()
         page.wait_for_timeout(200)
         check(page)
     if state == "failed":
