@@ -56,10 +56,13 @@ class _Page:
                         self.retention = gr.Textbox(
                             label="Retention data", placeholder="/data/general.jsonl",
                             info="Data that the run was not trained on. They show what was forgotten.",
-                            elem_id="evaluate-retention", interactive=True, scale=2,
+                            elem_id="evaluate-retention", interactive=True, scale=2, min_width=260,
                         )  # fmt: skip
                         self.own = gr.Checkbox(
-                            label="Compare with the base model's own answers", elem_id="evaluate-own", interactive=True
+                            label="Compare with the base model's own answers",
+                            elem_id="evaluate-own",
+                            interactive=True,
+                            min_width=260,
                         )
                     self.humaneval = gr.Checkbox(
                         label="HumanEval", info="164 Python problems; the programs run in a sandbox.",
