@@ -4,7 +4,7 @@ const MINI_HEIGHT = 110;
 const GPU_DASHES = [[], [6, 3], [2, 3], [10, 3, 2, 3]];
 
 const lineSaid = { bytes: (value) => `${(value / 2 ** 30).toFixed(1)} GiB`, "%": (value) => `${value.toFixed(0)} %`, rate: (value) => value.toExponential(2), loss: (value) => fixed(value), "": (value) => `${+value.toPrecision(3)}`, "tokens/s": (value) => brief(value) };
-const lineTick = { bytes: (value) => `${+(value / 2 ** 30).toFixed(2)}`, "%": (value) => value, rate: (value) => value.toExponential(1) };
+const lineTick = { bytes: (value) => `${+(value / 2 ** 30).toFixed(2)}`, "%": (value) => value, rate: (value) => value.toExponential(2) };
 const GIB_STEPS = [0.01, 0.1, 1, 10, 100, 1000].flatMap((power) => [power, 2 * power, 5 * power]).map((gib) => gib * 2 ** 30);
 const kindOf = (key) => (key.key === "optim/learning_rate" ? "rate" : key.key === "train/loss" ? "loss" : key.unit in lineSaid ? key.unit : "");
 const titleOf = (key) => (key.key === "train/loss" ? "Total loss" : key.key === "perf/tokens_per_second" ? "Tokens per second" : key.label);
