@@ -13,6 +13,14 @@ def own_data_root(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_lower_priority():
+    """A command that a test calls must not make all other tests wait for the processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.launch.beside.NICE", 0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory):
     """A LoRA recipe of six steps over two tasks on a tiny random model."""

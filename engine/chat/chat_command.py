@@ -6,8 +6,10 @@ import argparse
 import threading
 
 from engine.contract.errors import UserError
+from engine.contract.places import data_root
 from engine.contract.speakers import BASE, PRECISIONS, base_of, find_speaker, newest, speakers_of
 from engine.export.merge_command import find_run
+from engine.launch.beside import take_seat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     if tuned is None:
         raise UserError(f"Run {run_dir.id} has no checkpoint yet.", fix="wait for its first one.")
     sides = [find_speaker(run_dir, arguments.against), tuned]
+    if reason := take_seat(data_root().make()):
+        print(f"  {reason}", flush=True)
     from engine.chat.answering import answer_all
     from engine.chat.models import ChatModels
     from engine.chat.prompts import chat_prompt

@@ -8,8 +8,10 @@ import socket
 
 from engine.contract.errors import UserError
 from engine.contract.loopback import SERVE_PORT
+from engine.contract.places import data_root
 from engine.contract.speakers import PRECISIONS, base_of, find_speaker, newest, speakers_of
 from engine.export.merge_command import find_run
+from engine.launch.beside import take_seat
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint:
         others = [find_speaker(run_dir, name) for name in arguments.checkpoint]
     listening = listen(arguments.port)
+    if reason := take_seat(data_root().make()):
+        print(f"  {reason}", flush=True)
     import uvicorn
 
     from engine.chat.models import ChatModels

@@ -21,11 +21,14 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict
+from functools import cache, partial
 from typing import Any
 
 from engine.contract.errors import UserError
+from engine.contract.places import data_root
 from engine.contract.records import Message
 from engine.contract.speakers import BaseModel, Speaker
+from engine.launch.beside import take_seat
 from engine.launch.processes import be_killed_first
 
 
@@ -41,6 +44,7 @@ class Worker:
         self.requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.stop = threading.Event()
         self.models: Any = None
+        self.seat = cache(partial(take_seat, data_root()))  # once: torch looks for devices once
 
     def say(self, request: dict[str, Any], event: str, **values: Any) -> None:
         """Write one line of the protocol."""
@@ -93,6 +97,8 @@ class Worker:
         base = BaseModel(**request["base"])
         if self.models is None:
             self.say(request, "progress", text="starting the libraries")
+            if reason := self.seat():
+                self.say(request, "progress", text=reason)
         from engine.chat.answering import answer_all
         from engine.chat.models import ChatModels
         from engine.chat.prompts import chat_prompt

@@ -11,6 +11,7 @@ from dataclasses import replace
 from engine.contract.places import DataRoot
 from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
+from engine.launch.beside import step_back
 from engine.launch.locks import CPU
 from engine.launch.queue import ticket_for, try_turn, write_ticket
 
@@ -28,7 +29,8 @@ def turn_on_device(run: RunDir, recipe: Recipe, root: DataRoot, tell: Callable[[
         tell: Told why it waits, whenever the reason changes.
 
     Yields:
-        cuda or cpu. With a GPU, `CUDA_VISIBLE_DEVICES` of this process shows that one only.
+        cuda or cpu. With a GPU, `CUDA_VISIBLE_DEVICES` of this process shows that one only. The process has the lowest
+        priority then: runs on other devices need the processor too.
 
     Raises:
         UserError: If the recipe asks for devices that are not there.
@@ -52,6 +54,7 @@ def turn_on_device(run: RunDir, recipe: Recipe, root: DataRoot, tell: Callable[[
     finally:
         file.unlink(missing_ok=True)
     device = next(iter(held))
+    step_back()
     try:
         if device.key != CPU:
             os.environ["CUDA_VISIBLE_DEVICES"] = device.key
