@@ -31,7 +31,8 @@ class Seat:
 
 def step_back() -> None:
     """Give this process, its threads and what it starts the lowest priority."""
-    os.nice(NICE)
+    now = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, max(now, NICE))
 
 
 def find_seat(root: DataRoot) -> Seat:

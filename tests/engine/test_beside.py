@@ -67,7 +67,7 @@ print(beside.take_seat(root), os.nice(0), repr(os.environ["CUDA_VISIBLE_DEVICES"
 
 def test_an_evaluation_stands_behind_every_run_once_it_has_its_device(tmp_path, monkeypatch):
     calls: list[int] = []
-    monkeypatch.setattr(os, "nice", calls.append)
+    monkeypatch.setattr(os, "setpriority", lambda which, who, priority: calls.append(priority))
     monkeypatch.setattr(beside, "NICE", 19)
     recipe = parse_recipe(RECIPE)
     with turn_on_device(create_run_at(tmp_path / "run", recipe), recipe, DataRoot(tmp_path).make(), print) as device:
