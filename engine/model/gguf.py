@@ -1,6 +1,7 @@
 """A GGUF file to a model folder: dequantized by transformers, every tensor accounted for.
 
     file -> header judged -> sha256 -> model, tokenizer -> root/models/gguf--<name>-<key>/, by rename
+                          -> tokenizer alone            -> root/cache/tokenizers/, for a look before a run
 
 Refused where the result would be another model than the file: weights left over or missing, positions stretched in a
 way that transformers drops, a tokenizer that would cut texts in another way.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import os
 import shutil
 import time
 from collections import Counter
@@ -80,6 +82,27 @@ def convert_file(file: Path, root: DataRoot, *, revision: str | None, progress: 
     finally:
         shutil.rmtree(work, ignore_errors=True)
     progress("the converted model is ready", 1.0)
+    return target
+
+
+def tokenizer_folder(file: Path, root: DataRoot) -> Path:
+    """Return a folder with the tokenizer of a file that is not converted yet, in a second and without its weights.
+
+    Raises:
+        UserError: If the tokenizer cannot be taken over as it is.
+    """
+    header = header_of(file)
+    target = root.cache / "tokenizers" / copy_folder(header.path, root).name
+    if not target.is_dir():
+        work = target.with_name(f".making-{os.getpid()}-{target.name}")
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(mode=0o700, parents=True)
+        try:
+            _tokenizer(header).save_pretrained(work)
+            if not target.is_dir():  # else another process was a moment faster
+                work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return target
 
 

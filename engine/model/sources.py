@@ -82,7 +82,11 @@ def resolve_tokenizer(name_or_path: str, *, root: DataRoot, revision: str | None
     found = find_local(name_or_path, root, revision=revision)
     if found is not None:
         return found
-    if name_or_path == STARTER_MODEL or local_gguf(name_or_path) is not None:
+    if (gguf := local_gguf(name_or_path)) is not None:
+        from engine.model.gguf import tokenizer_folder
+
+        return tokenizer_folder(gguf, root.make())
+    if name_or_path == STARTER_MODEL:
         return resolve_model(name_or_path, root=root, revision=revision)
     return _tokenizer_from_hub(name_or_path, revision, root.make())
 

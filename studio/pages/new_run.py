@@ -20,7 +20,7 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.forms import Widgets, element_id
 from studio.islands import island
-from studio.logic import form_fields, kept_draft, new_run, presets
+from studio.logic import form_fields, hub_search, kept_draft, new_run, presets
 from studio.logic.draft import Draft, initial, load_yaml
 from studio.logic.model_choice import model_choices
 from studio.logic.new_run import ADVANCED_FIELDS, NewRunView
@@ -94,12 +94,13 @@ class _Page:
             choices,
             value=None,
             label="Model",
-            info="Choose one, or type a Hugging Face id or a local folder.",
+            info="Choose one, or type a Hugging Face id, modelscope://org/name, a local folder or a .gguf file.",
             allow_custom_value=True,
             interactive=True,
             elem_id="field-model_name_or_path",
         )
         self.form.put("model_name_or_path", model)
+        self.search = island(self.project, "hub_search", {}, elem_id="new-hub-search")
         titles = {"qlora": "QLoRA", "lora": "LoRA", "full": "Full"}
         field = form_fields.FIELDS["method"]
         method = gr.Radio(
@@ -224,7 +225,14 @@ class _Page:
             self.apply, self.summary, [*self.form.by_path.values()], api_name="new_run_apply_change", **quiet
         )
         opened.then(self.look, inputs, view, api_name="new_run_look_opened", **quiet)
-        for event, name in ((loaded, "loaded"), (switched, "switched"), (changed, "changed")):
+        self.search.input(
+            self.find, self.search, self.search, api_name="new_run_search", trigger_mode="always_last",
+            concurrency_limit=4, **quiet,
+        )  # fmt: skip
+        picked = self.search.submit(
+            self.pick, self.search, self.form.by_path["model_name_or_path"], api_name="new_run_pick", **quiet
+        )
+        for event, name in ((loaded, "loaded"), (switched, "switched"), (changed, "changed"), (picked, "picked")):
             event.then(self.edit, inputs, edited, api_name=f"new_run_look_{name}", **quiet)
         begun = self.start.click(
             self.begin, {*inputs, self.token}, [self.started, self.notes, self.start], api_name="new_run_start",
@@ -284,6 +292,14 @@ class _Page:
         chosen = (value or {}).get("apply")
         known = new_run.CHANGEABLE & set(chosen) if isinstance(chosen, dict) else set()
         return self.form.updates({path: chosen[path] for path in known}) or gr.skip()
+
+    def find(self, value: dict[str, Any] | None) -> dict[str, Any]:
+        """Search the hub for what was typed."""
+        return hub_search.search(str((value or {}).get("asked") or "")).as_json()
+
+    def pick(self, value: dict[str, Any] | None) -> Any:
+        """Put a model that was found into the form."""
+        return str((value or {}).get("picked") or "") or gr.skip()
 
     def save_preset(self, values: dict[Any, Any]) -> dict[Any, Any]:
         """Keep the form as a preset under the run's name."""

@@ -37,8 +37,8 @@ expect.set_options(timeout=20_000)  # a machine that has other work is slow, not
 class Studio:
     """One studio process; can be killed and started again on the same data."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home, self.environment = home, environment
         self.process: subprocess.Popen[bytes] | None = None
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ class Studio:
 
     def start(self) -> None:
         """Start the process and wait until it answers."""
-        environment = {**os.environ, "MFT_STUDIO_HOME": str(self.home), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "MFT_STUDIO_HOME": str(self.home), "HF_HUB_OFFLINE": "1", **self.environment}
         argv = [sys.executable, "app.py", "--port", str(self.port), "--no-browser"]
         log = open(self.home / "studio.log", "ab")
         self.process = subprocess.Popen(

@@ -23,6 +23,7 @@ from engine.contract.rundir import create_run_at
 from engine.export.card import licence_of, public_base
 from engine.export.merge import merge_run
 from engine.model.sources import resolve_model, resolve_tokenizer
+from engine.model.tokenizer import load_codec
 from engine.train.main import train
 from studio.logic.model_choice import look_up, model_choices
 from tests.tiny_gguf import TOKENS, gguf_llama, write_gguf
@@ -80,6 +81,18 @@ def test_a_file_is_converted_once_and_its_copy_outlives_it(root, tmp_path):
     assert str(path) in model_choices(root) and str(folder) not in model_choices(root)
     path.unlink()
     assert find_local(str(path), root) == folder == find_local(str(path), root, revision=source["revision"])
+
+
+def test_a_look_before_a_run_takes_the_tokenizer_alone(root, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", gguf_llama())
+    folder = resolve_tokenizer(str(path), root=root)
+    assert resolve_tokenizer(str(path), root=root) == folder and find_local(str(path), root) is None
+    before, after = (
+        load_codec(place, root.codecs, chat_template="mftcoder")
+        for place in (folder, resolve_model(str(path), root=root))
+    )
+    assert before.encode("the 12 apples") == after.encode("the 12 apples") != []
+    assert before.fingerprint == after.fingerprint, "what is encoded for the look is what the run takes"
 
 
 def test_a_file_that_changed_is_not_taken_for_what_a_run_was_begun_with(root, tmp_path):
