@@ -74,8 +74,6 @@ def test_every_task_is_better_than_the_base_model(run: RunDir):
 def test_it_merges_and_the_two_models_answer_differently(home: Path, run: RunDir, monkeypatch):
     told = engine(home, "merge", str(run.path), "--output", "real")
     assert "stored_mean_logit_difference" in told
-    merge = read_json(run.merged / "real" / "merge.json")
-    assert merge["stored_same_greedy_share"] == 1.0, merge["stored_same_greedy_tokens"]
     monkeypatch.setenv("MFT_STUDIO_HOME", str(home))
     client = ChatClient(home / "chat.log")
     try:
