@@ -9,6 +9,7 @@ The hub is asked in a thread and its answer is kept for a minute; no page ever w
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import urllib.error
@@ -136,4 +137,9 @@ def _ask(address: str) -> None:
         _answers[address] = ""  # it answers, if only to refuse
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        _answers[address] = f"{address} does not answer ({str(reason)[:120]})."
+        if isinstance(reason, socket.gaierror):
+            _answers[address] = f"{address} is not known to the network of this machine (no name server, or offline)."
+        elif isinstance(reason, TimeoutError):
+            _answers[address] = f"{address} did not answer in {TIMEOUT_S:.0f} seconds."
+        else:
+            _answers[address] = f"{address} does not answer ({str(reason)[:120]})."
