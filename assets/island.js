@@ -120,7 +120,7 @@ function color(task) {
 }
 const count = (number) => Number(number || 0).toLocaleString("en-US");
 function size(bytes) {
-  const units = ["B", "KB", "MB", "GB"];
+  const units = ["B", "KiB", "MiB", "GiB"];
   let value = Number(bytes || 0), unit = 0;
   while (value >= 1024 && unit < 3) { value /= 1024; unit += 1; }
   return `${value < 10 && unit ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;

@@ -73,7 +73,7 @@ class MemoryEstimate:
 
     @property
     def text(self) -> str:
-        """`9-12 GB`, in the unit in which GPUs are sold (2**30 bytes)."""
+        """`9-12 GiB`."""
         return range_text(self.low_bytes, self.high_bytes)
 
     def between(self, low: float, high: float, *, num_past_runs: int) -> MemoryEstimate:
@@ -83,14 +83,14 @@ class MemoryEstimate:
 
 
 def range_text(low: int, high: int) -> str:
-    """Write a range of bytes as `9-12 GB`."""
+    """Write a range of bytes as `9-12 GiB`."""
     a, b = gib_text(low), gib_text(high)
-    return f"{b} GB" if a == b else f"{a}-{b} GB"
+    return f"{b} GiB" if a == b else f"{a}-{b} GiB"
 
 
 def gigabytes(size: int) -> str:
-    """Write bytes as GB of 2**30, one decimal below ten."""
-    return f"{gib_text(size)} GB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MB"
+    """Write bytes as GiB of 2**30, one decimal below ten."""
+    return f"{gib_text(size)} GiB" if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
 
 
 def gib_text(size: int) -> str:

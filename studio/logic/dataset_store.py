@@ -238,7 +238,7 @@ def _copy(source: Path, target: Path) -> None:
             raise UserError("it is no regular file.")
         if info.st_size > MAX_FILE_BYTES:
             raise UserError(
-                f"it is larger than {MAX_FILE_BYTES // 2**30} GB.", fix="Split it into several tasks or files."
+                f"it is larger than {MAX_FILE_BYTES // 2**30} GiB.", fix="Split it into several tasks or files."
             )
         require_free(target.parent, info.st_size, what="Storing this file")
         with open(target, "xb") as writer:

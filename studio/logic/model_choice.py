@@ -78,7 +78,7 @@ def look_up(name: str, revision: str | None, root: DataRoot) -> ModelInfo:
     if local:
         return ModelInfo(config=config)
     if name.lower() == STARTER_MODEL.lower():
-        return ModelInfo(config=config, notes=("The model is fetched when the run starts (about 0.3 GB, once).",))
+        return ModelInfo(config=config, notes=("The model is fetched when the run starts (about 0.3 GiB, once).",))
     if name.lower() in CONVERTED_FIRST:
         text = f"{name} exists only with its own Python code, which this program never runs."
         fix = f"convert it once: python -m engine convert {name}"

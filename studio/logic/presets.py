@@ -54,7 +54,7 @@ class PresetCard:
     """Of the model; 0 if not known."""
     own: bool = False
     memory: str = ""
-    """What it needs of a GPU or of the machine, `13-16 GB`."""
+    """What it needs of a GPU or of the machine, `13-16 GiB`."""
     verdict: str = ""
     """Whether it can run here, in a few words: `fits on GPU 0`, `needs a GPU`."""
     tone: str = ""

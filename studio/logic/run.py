@@ -265,7 +265,7 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Stat
     if len(evaluations) > 1 and base.get("eval/loss") and newest.get("eval/loss"):
         change = f"{(newest['eval/loss'] / base['eval/loss'] - 1):+.1%} to the base model".replace("-", "−")
     memory, cost = last.get("perf/memory_bytes"), status.cost
-    expected = f"GB, {range_text(cost.shown_low_bytes, cost.shown_high_bytes)} expected" if cost else "GB"
+    expected = f"GiB, {range_text(cost.shown_low_bytes, cost.shown_high_bytes)} expected" if cost else "GiB"
     return [
         {"label": "Training loss", "value": number(last.get("train/loss"), ".3f"), "note": ""},
         {"label": "Evaluation loss", "value": number(newest.get("eval/loss"), ".3f"), "note": change},

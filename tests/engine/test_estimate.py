@@ -83,13 +83,13 @@ def test_qlora_of_a_mixture_of_experts_does_not_seem_to_fit_a_small_gpu():
     assert parts["weights"] + parts["quantization"] == pytest.approx(24.5e9, rel=0.01)
     assert parts["unpacked"] == pytest.approx(2.82e9, rel=0.01)
     assert not answer.ok
-    assert answer.sentence.endswith("GPU 0 has 24 GB")
+    assert answer.sentence.endswith("GPU 0 has 24 GiB")
     assert fit(recipe("qlora"), machine(80, ram_gib=256), MIXTRAL).ok
 
 
 def test_experts_are_loaded_through_main_memory_in_16_bit():
     answer = fit(recipe("qlora"), machine(80, ram_gib=64), MIXTRAL)
-    assert not answer.ok and "87 GB of main memory; this machine has 64 GB" in answer.sentence
+    assert not answer.ok and "87 GiB of main memory; this machine has 64 GiB" in answer.sentence
 
 
 def test_adapted_experts_are_counted():
@@ -124,7 +124,7 @@ def test_a_big_model_is_refused_on_a_cpu_and_the_starter_is_not():
     assert big.sentence.startswith("needs a GPU with about ")
     assert big.sentence.endswith(": 6.7 billion parameters are too many to train on a CPU; this machine has none")
     assert small.ok
-    assert small.sentence.endswith("this machine has 24 GB of memory")
+    assert small.sentence.endswith("this machine has 24 GiB of memory")
 
 
 def test_too_little_ram_is_refused():
@@ -136,7 +136,7 @@ def test_memory_of_others_on_the_gpu_counts():
 
     assert free.ok
     assert not busy.ok
-    assert "10 GB of it free" in busy.sentence
+    assert "10 GiB of it free" in busy.sentence
 
 
 def test_more_processes_than_gpus_and_a_missing_gpu_are_refused():
@@ -205,8 +205,8 @@ def test_ranges_are_written_as_people_say_them():
     assert duration_text((100, 400)) == "2-7 min"
     assert duration_text((4000, 20000)) == "1-6 h"
     assert duration_text((10, 20)) == "under a minute"
-    assert gigabytes(24 * GIB) == "24 GB"
-    assert gigabytes(5 * 2**20) == "5 MB"
+    assert gigabytes(24 * GIB) == "24 GiB"
+    assert gigabytes(5 * 2**20) == "5 MiB"
 
 
 def test_configs_are_found_by_any_case_and_read_from_a_folder(tmp_path):
@@ -251,5 +251,5 @@ def test_sharding_splits_what_the_strategy_says_and_the_parts_still_add_up():
 
 def test_four_gpus_that_split_the_model_fit_what_one_cannot_and_it_is_said():
     answer = fit(recipe("full", launch={"num_processes": 4}), machine(80, 80, 80, 80), CODELLAMA)
-    assert answer.ok and answer.strategy.name == "fsdp2" and " each, fsdp2; GPU 0 has 80 GB" in answer.sentence
+    assert answer.ok and answer.strategy.name == "fsdp2" and " each, fsdp2; GPU 0 has 80 GiB" in answer.sentence
     assert "everything takes" in answer.strategy.reason

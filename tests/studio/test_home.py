@@ -97,7 +97,7 @@ def test_what_holds_for_many_presets_is_said_once(root):
     told = json.dumps(view["groups"])
     assert len(view["notes"]) == 2 and "HF_HUB_OFFLINE" in view["notes"][1] and "hub" not in told.lower()
     cards = {card["preset"]: card for group in view["groups"] for card in group["presets"]}
-    assert cards["codellama-7b-qlora"]["verdict"] == "needs a GPU" and "GB" in cards["codellama-7b-qlora"]["memory"]
+    assert cards["codellama-7b-qlora"]["verdict"] == "needs a GPU" and "GiB" in cards["codellama-7b-qlora"]["memory"]
     assert view["starter"]["verdict"] == "fits on this machine" and view["starter"]["tone"] == "ok"
 
 
@@ -111,4 +111,4 @@ def test_a_preset_says_on_which_gpu_it_fits_or_why_it_does_not(root, monkeypatch
     cards = {card.preset: card for card in presets.preset_cards(root, PROJECT)}
     small, large = cards["codellama-7b-qlora"], cards["mixtral-8x7b-qlora"]
     assert (small.verdict, small.tone, small.why_not) == ("fits on GPU 0", "ok", "")
-    assert large.verdict == "does not fit" and "GPU 0 has 24 GB" in large.why_not
+    assert large.verdict == "does not fit" and "GPU 0 has 24 GiB" in large.why_not
