@@ -59,6 +59,10 @@ function tabs(label, panels) {
   const choose = (chosen) => {
     [...list.children].forEach((tab, i) => { tab.setAttribute("aria-selected", String(i === chosen)); tab.tabIndex = i === chosen ? 0 : -1; bodies[i].hidden = i !== chosen; });
     keepAddress({ tab: chosen === 0 ? "" : panels[chosen][0] });
+    requestAnimationFrame(() => { // on a narrow screen the line scrolls: the chosen tab comes into it, the page stays where it is
+      const tab = list.children[chosen];
+      list.scrollLeft += tab.getBoundingClientRect().left - list.getBoundingClientRect().left - (list.clientWidth - tab.offsetWidth) / 2;
+    });
   };
   panels.forEach(([name, title], i) => list.append(h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => choose(i),
     onkeydown: (event) => {
