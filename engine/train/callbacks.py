@@ -52,7 +52,8 @@ class RunCallback(TrainerCallback):
         self._logged_step = 0
         self._logged_at = 0.0
         self._watch = LossWatch()
-        self._usage = UsageWatch()
+        self.usage = UsageWatch()
+        """How busy the machine is, from the start of the training until who trains closes it."""
         self._learning_rate = 0.0
         self.cost: CostWatch | None = None
         """Set after construction too; None if the model's sizes are not known."""
@@ -79,13 +80,7 @@ class RunCallback(TrainerCallback):
         )
         self._logged_at = time.monotonic()
         if self.record.rank == 0:
-            self._usage.start()
-        return control
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        self._usage.close()
+            self.usage.start()
         return control
 
     def on_step_begin(
@@ -161,7 +156,7 @@ class RunCallback(TrainerCallback):
             "perf/step_time_s": elapsed / steps,
             "perf/tokens_per_second": sums["tokens"] / elapsed,
             "perf/memory_bytes": peak_memory(),
-            **self._usage.take(),
+            **self.usage.take(),
         }
         if trainer.last_grad_norm is not None:
             row["optim/grad_norm"] = float(trainer.last_grad_norm)

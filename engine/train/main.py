@@ -107,7 +107,10 @@ def train(run: RunDir, record: RunRecord, *, resume_from: str = "") -> None:
         _restore_balance(trainer, resumed)
         record.event("resume", f"Resumed from {resumed.name}.", step=int(resumed.name[5:]), checkpoint=resumed.name)
     record.phase("measuring the base model" if not resumed else "loading the checkpoint", stage="base")
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    finally:
+        callback.usage.close()
     _tell_realised(record, trainer)
     stopped = trainer.state.global_step < trainer.state.max_steps and not callback.ended_early
     text = f"Stopped at step {trainer.state.global_step}." if stopped else "Finished."

@@ -117,12 +117,12 @@ def test_a_watched_run_is_the_unwatched_one_and_its_rows_hold_the_usage(recipe, 
 
     def often(self, *args) -> None:
         init(self, *args)
-        self._usage = usage.UsageWatch(every_s=0.001)
+        self.usage = usage.UsageWatch(every_s=0.001)
 
     monkeypatch.setattr(RunCallback, "__init__", often)
-    watched = create_run_at(tmp_path / "watched", recipe)
+    watched, before = create_run_at(tmp_path / "watched", recipe), set(threading.enumerate())
     train(watched, new_attempt(watched))
     assert train_losses(watched) == train_losses(plain)  # to the last bit
     rows = [row for row in watched.metrics()[0] if "train/loss" in row]
     assert any(row.get("host/rss_bytes", 0) > 0 for row in rows)
-    assert not any(thread.name == "usage" for thread in threading.enumerate())
+    assert not any(thread.name == "usage" for thread in set(threading.enumerate()) - before)
