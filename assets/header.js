@@ -31,7 +31,10 @@
     if (!state.live) return;
     chip.href = `/run?id=${encodeURIComponent(state.live.id)}`;
     const part = state.live.state === "preparing" ? "preparing" : `${Math.floor(state.live.percent * 100)} %`;
-    chip.textContent = `${state.live.name} · ${part}`;
+    const name = document.createElement("span");
+    name.translate = false; // what people called their run
+    name.textContent = state.live.name;
+    chip.replaceChildren(name, " · ", part);
   }
   async function poll() {
     if (document.visibilityState === "visible") {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import Studio
 from tests.browser.test_pages import PLACES
@@ -76,7 +76,7 @@ def test_the_choice_is_kept_and_a_page_is_shown_when_the_catalogue_is_not_to_be_
 
 
 NAMES = frozenset(
-    """MFT Studio MFTCoder LoRA QLoRA GPU CPU NVIDIA NVML Shared Library Not Found GB GiB MB MiB KB TiB
+    """MFT Studio MFTCoder LoRA QLoRA GPU CPU NVIDIA NVML Shared Library Not Found GB GiB MB MiB KB KiB TiB
     HF_HUB_OFFLINE HF Hugging Face hub ModelScope JSON Lines CSV TSV Parquet Arrow YAML PNG SVG Markdown id token
     messages chat_rounds nat lora qlora full baseline sql bug-fix webhook Slack Discord Llama Gemma Jinja
     CodeGeeX CodeGeeX2 CodeLlama DeepSeek DeepSeek-Coder GPT-NeoX Mixtral Qwen Qwen2 Qwen3 Coder StarCoder StarCoder2
@@ -84,7 +84,7 @@ NAMES = frozenset(
     Python BLEU chrF ROUGE-L HumanEval pass bootstrap Enter Shift Escape English Top-p DDP ZeRO FSDP NaN
     text-to-code comment-generation code-completion step jsonl json csv tsv parquet arrow starter accelerate yaml
     python engine convert zai-org codegeex2 app py set-password NAME model-1b Fake nothing SmolLM Esc
-    halve the batch size
+    halve the batch size qwen coder gguf
     """.split()
 )
 """Words that stay as they are: products, formats, units, keys, and what the runs of this test are called and say."""
@@ -105,11 +105,23 @@ LEFT_IN_ENGLISH = """() => {
 
 
 @pytest.fixture(scope="module")
-def all_states(studio: Studio) -> Iterator[None]:
-    runs = [fake_run(studio.home / "runs", state, steps=40) for state in STATES]
-    yield
-    for run in runs:
-        run.path.rename(studio.home / f"{run.id}-language")  # no longer among the runs of the tests that follow
+def all_states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio whose runs have names that this test knows: those of other tests are English words too."""
+    studio = Studio(tmp_path_factory.mktemp("all-states"))
+    for state in STATES:
+        fake_run(studio.home / "runs", state, steps=40)
+    studio.start()
+    yield studio
+    studio.kill()
+
+
+@pytest.fixture
+def in_chinese(browser: Browser) -> Iterator[Page]:
+    """A page in Chinese from its first moment."""
+    page = browser.new_page(locale="en-US")
+    page.add_init_script('localStorage.setItem("studio.language", "zh")')
+    yield page
+    page.close()
 
 
 def english_words(text: str) -> list[str]:
@@ -119,10 +131,10 @@ def english_words(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_english_word_is_left_on_a_page_in_chinese(page: Page, studio: Studio, all_states: None, place: str):
+def test_no_english_word_is_left_on_a_page_in_chinese(in_chinese: Page, all_states: Studio, place: str):
     path, ready = PLACES[place]
-    page.add_init_script('localStorage.setItem("studio.language", "zh")')
-    page.goto(studio.url + path)
+    page = in_chinese
+    page.goto(all_states.url + path)
     expect(page.locator(ready).first).to_be_visible(timeout=20_000)
     left: dict[str, list[str]] = {}
     for _ in range(40):  # what is still on its way is translated as it comes
