@@ -26,14 +26,14 @@ fast-tests: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not browser and not gpu" -n auto --maxprocesses=8 --dist=loadfile
 
 browser-tests: $(VENV)/.installed-dev browser
-	$(PY) -m pytest -m browser
+	$(PY) -m pytest -m browser -n auto --maxprocesses=4 --dist=loadfile
 
 slow-tests: $(VENV)/.installed-dev browser
 	@sh scripts/install_slurm.sh
 	@$(PY) -m pip install --quiet -r requirements-export.txt
 	@test -d $(VENV)/dlrover || $(PY) -m pip install --quiet --target $(VENV)/dlrover -r requirements-dlrover.txt
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/engine/test_families.py -n auto --maxprocesses=8
-	$(PY) -m pytest -m slow --ignore=tests/engine/test_families.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --ignore=tests/engine/test_families.py -n auto --maxprocesses=2 --dist=loadfile
 
 browser:
 	@sh scripts/install_browser.sh

@@ -31,6 +31,7 @@ def is_back(page: Page, name: str) -> None:
     expect(page.locator("#field-optim-learning_rate input")).to_have_value("0.003")
     expect(page.get_by_label("Use text-to-code")).to_be_checked()
     expect(page.locator("#new-draft")).to_contain_text("Your draft is back.")
+    expect(page.locator("#new-yaml")).to_contain_text("learning_rate: 0.003")
 
 
 def test_a_refresh_a_closed_tab_and_a_restarted_studio(page: Page, studio: Studio):
