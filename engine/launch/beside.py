@@ -8,8 +8,10 @@ and then, and a run that wants its GPU sees its memory there and waits.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.contract.places import DataRoot
 from engine.launch.devices import inventory
@@ -33,6 +35,11 @@ def step_back() -> None:
     """Give this process, its threads and what it starts the lowest priority."""
     now = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, max(now, NICE))
+    # Linux shares a processor among sessions first, and nice counts inside one only; a session that is not ours alone,
+    # a terminal's, keeps its place
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # no such sharing here
+            Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
 
 
 def find_seat(root: DataRoot) -> Seat:

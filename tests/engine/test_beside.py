@@ -72,3 +72,16 @@ def test_an_evaluation_stands_behind_every_run_once_it_has_its_device(tmp_path, 
     recipe = parse_recipe(RECIPE)
     with turn_on_device(create_run_at(tmp_path / "run", recipe), recipe, DataRoot(tmp_path).make(), print) as device:
         assert device == "cpu" and calls == [19]
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_session_of_its_own_steps_back_as_a_whole(is_own):
+    """Linux weighs sessions before processes: a nice process of a session of its own would take half of a core."""
+    told = Path("/proc/self/autogroup")
+    if not told.exists():
+        pytest.skip("this kernel does not group processes by session")
+    code = "from engine.launch.beside import step_back; step_back(); print(open('/proc/self/autogroup').read())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True, start_new_session=is_own
+    )
+    assert ("nice 19" in result.stdout) == is_own
