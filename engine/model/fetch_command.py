@@ -13,7 +13,8 @@ from engine.launch.jobs import write_job
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", nargs="?", default=STARTER_MODEL, help="hub id or local folder (default: the starter)")
+    where = "hub id, modelscope://org/name, local folder or .gguf file (default: the starter)"
+    parser.add_argument("model", nargs="?", default=STARTER_MODEL, help=where)
     parser.add_argument("--revision", help="branch, tag or commit")
     parser.add_argument("--status-file", type=Path, help=argparse.SUPPRESS)
 
