@@ -14,6 +14,7 @@ from studio.chat_client import ChatClient
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import chat, chat_prompts
+from studio.wiring import NEWEST, ONCE
 
 PRECISIONS = [
     ("As the run was trained", "as trained"),
@@ -115,14 +116,13 @@ class _Page:
     def wire(self) -> None:
         """Join components and handlers."""
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
         sides, prompt = [self.left, self.right], [self.question, self.system, self.gold]
         chosen = [*sides, self.task, self.pick, self.code]
         opened = [self.run, *chosen, self.columns, self.question, self.send]
         address: dict[str, Any] = {"fn": None, "inputs": [self.run, *sides], "js": address_js("run", *chat.SIDES)}
-        Context.root_block.load(self.open, None, opened, api_name="chat_open", **quiet)
-        self.run.input(self.choose_run, self.run, chosen, api_name="chat_choose_run", **quiet).then(
-            self.start_over, sides, [self.columns, self.talk], api_name="chat_after_choice", **quiet
+        Context.root_block.load(self.open, None, opened, api_name="chat_open", **ONCE)
+        self.run.input(self.choose_run, self.run, chosen, api_name="chat_choose_run", **NEWEST).then(
+            self.start_over, sides, [self.columns, self.talk], api_name="chat_after_choice", **NEWEST
         ).then(**address, api_name="chat_run_address")
         gr.on(
             [self.left.input, self.right.input],
@@ -130,28 +130,32 @@ class _Page:
             sides,
             [self.columns, self.talk],
             api_name="chat_choose_side",
-            **quiet,
-        ).then(self.snippets, [self.run, self.right], self.code, api_name="chat_code", **quiet).then(
+            **NEWEST,
+        ).then(self.snippets, [self.run, self.right], self.code, api_name="chat_code", **NEWEST).then(
             **address, api_name="chat_side_address"
         )
-        self.task.input(self.choose_task, [self.run, self.task], [self.pick, *prompt], api_name="chat_task", **quiet)
-        self.pick.input(self.choose_prompt, [self.run, self.task, self.pick], prompt, api_name="chat_prompt", **quiet)
+        self.task.input(self.choose_task, [self.run, self.task], [self.pick, *prompt], api_name="chat_task", **NEWEST)
+        self.pick.input(self.choose_prompt, [self.run, self.task, self.pick], prompt, api_name="chat_prompt", **NEWEST)
         buttons = [self.send, self.again, self.edit, self.clear]
         asked = [self.run, *sides, self.question, self.system, self.gold, self.precision, self.talk]
         sampling = [self.temperature, self.top_p, self.tokens, self.seed, self.drop]
         told = [self.columns, self.talk, self.question, *buttons]
         # more than one at a time, so that a second tab is told that the model is busy instead of waiting without a word
-        several: dict[str, Any] = {"concurrency_limit": 4, "concurrency_id": "chat", **quiet}
-        gr.on(
+        several: dict[str, Any] = {"concurrency_limit": 4, "concurrency_id": "chat", **ONCE}
+        first = gr.on(
             [self.send.click, self.question.submit], self.ask, [*asked, *sampling], told, api_name="chat_ask", **several
         )
-        self.again.click(self.ask_again, [*asked, *sampling], [*told, self.seed], api_name="chat_ask_again", **several)
-        self.stop.click(self.client.cancel, None, None, queue=False, api_name="chat_stop", **quiet)
-        self.edit.click(
-            self.edit_last, [*sides, self.talk], [self.columns, self.talk, self.question], api_name="chat_edit", **quiet
+        again = self.again.click(
+            self.ask_again, [*asked, *sampling], [*told, self.seed], api_name="chat_ask_again", **several
         )
-        self.clear.click(self.start_over, sides, [self.columns, self.talk], api_name="chat_clear", **quiet)
-        self.unload.click(self.free, [*sides, self.talk], self.columns, api_name="chat_unload", **quiet)
+        for event, name in ((first, "answered"), (again, "answered_again")):
+            event.then(self.ready, None, buttons, queue=False, api_name=f"chat_{name}", **NEWEST)
+        self.stop.click(self.client.cancel, None, None, queue=False, api_name="chat_stop", **ONCE)
+        self.edit.click(
+            self.edit_last, [*sides, self.talk], [self.columns, self.talk, self.question], api_name="chat_edit", **ONCE
+        )
+        self.clear.click(self.start_over, sides, [self.columns, self.talk], api_name="chat_clear", **ONCE)
+        self.unload.click(self.free, [*sides, self.talk], self.columns, api_name="chat_unload", **ONCE)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Fill the pickers; `?run=` chooses a run, `?left=` and `?right=` who answers, `?checkpoint=` the right one.
@@ -214,16 +218,15 @@ class _Page:
     def ask(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Stream both answers into the columns; the question leaves its box, and comes back if there is a problem."""
         ask, talk = _read(*values), values[7]
-        free = [gr.Button(interactive=True)] * BUTTONS
         question: Any = ""
         buttons: list[Any] = [gr.Button(interactive=False)] * BUTTONS
         for value in chat.answer(self.client, self.root, ask, talk):
-            if value.get("problem"):
-                question, buttons = ask.question, free
-            elif value.get("finished"):
-                buttons = free
-            yield value, talk, question, *buttons
+            yield value, talk, ask.question if value.get("problem") else question, *buttons
             question, buttons = gr.skip(), [gr.skip()] * BUTTONS
+
+    def ready(self) -> list[Any]:
+        """Free the buttons: only now, after the whole event, would Gradio take another question."""
+        return [gr.Button(interactive=True)] * BUTTONS
 
     def ask_again(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Ask the last question once more; sampled answers with the next seed, or they would be the same."""

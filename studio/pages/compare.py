@@ -11,6 +11,7 @@ from engine.contract.files import finite
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import compare
+from studio.wiring import ONCE
 
 
 def build(context: StudioContext) -> None:
@@ -26,4 +27,4 @@ def build(context: StudioContext) -> None:
         island(context.project, "page_head", head, elem_id="compare-head")
         view = island(context.project, ("run_parts", "chart_data", "compare_view"), {}, elem_id="compare")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
-    Context.root_block.load(look, None, view, show_progress="hidden", api_name="compare_look")
+    Context.root_block.load(look, None, view, api_name="compare_look", **ONCE)

@@ -18,6 +18,7 @@ from studio.islands import island
 from studio.logic import catalogue, dataset_store, datasets, task_look
 from studio.logic.dataset_store import Note
 from studio.logic.model_choice import model_choices, model_that_is_here
+from studio.wiring import EACH, NEWEST, ONCE
 
 POLL_S = 1.5
 UPLOAD_LABEL = "Drop task files here, one per task: .jsonl, .json, .csv, .tsv, .parquet, .arrow"
@@ -80,39 +81,39 @@ class _Page:
 
     def wire(self) -> None:
         """Join uploads to the store, rows to the opened task, the opened task to the closer look."""
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
         overview, changed = [self.head, self.tasks], [self.notes, self.head, self.tasks, self.detail]
         inputs, shown = [self.detail, self.model, self.length], [self.closer, self.choose, self.clock]
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
-        Context.root_block.load(self.refresh, None, overview, api_name="datasets_look", **quiet)
-        self._wire_hub(quiet, overview)
+        Context.root_block.load(self.refresh, None, overview, api_name="datasets_look", **ONCE)
+        self._wire_hub(overview)
         self.uploads.upload(
             self.add, self.uploads, [self.notes, *overview, self.uploads], show_progress_on=self.notes,
-            api_name="datasets_add",
+            api_name="datasets_add", trigger_mode="multiple",
         )  # fmt: skip
-        opened = self.tasks.select(self.select, self.tasks, self.detail, api_name="datasets_detail", **quiet)
-        deleted = self.detail.delete(self.delete, self.detail, changed, api_name="datasets_delete", **quiet)
-        applied = self.detail.apply(self.apply, self.detail, changed, api_name="datasets_columns", **quiet)
+        opened = self.tasks.select(self.select, self.tasks, self.detail, api_name="datasets_detail", **NEWEST)
+        deleted = self.detail.delete(self.delete, self.detail, changed, api_name="datasets_delete", **EACH)
+        applied = self.detail.apply(self.apply, self.detail, changed, api_name="datasets_columns", **EACH)
         for event, name in ((opened, "opened"), (deleted, "deleted"), (applied, "applied")):
-            event.then(self.look, inputs, shown, api_name=f"datasets_look_{name}", **quiet)
-        self.detail.clear(self.look, inputs, shown, api_name="datasets_look_closed", **quiet)
+            event.then(self.look, inputs, shown, api_name=f"datasets_look_{name}", **NEWEST)
+        self.detail.clear(self.look, inputs, shown, api_name="datasets_look_closed", **NEWEST)
         gr.on(
-            [self.model.change, self.length.change], self.look, inputs, shown, api_name="datasets_look_closer", **quiet
+            [self.model.change, self.length.change], self.look, inputs, shown, api_name="datasets_look_closer", **NEWEST
         )
-        self.clock.tick(self.look, inputs, shown, api_name="datasets_look_again", trigger_mode="once", **quiet)
-        self.closer.retry(self.search, inputs, shown, api_name="datasets_insight", **quiet)
+        self.clock.tick(self.look, inputs, shown, api_name="datasets_look_again", **ONCE)
+        self.closer.retry(self.search, inputs, shown, api_name="datasets_insight", **EACH)
         self.closer.edit(
-            self.clean, self.closer, [self.notes, *overview], show_progress_on=self.closer, api_name="datasets_clean"
-        )
+            self.clean, self.closer, [self.notes, *overview], show_progress_on=self.closer,
+            api_name="datasets_clean", trigger_mode="multiple",
+        )  # fmt: skip
 
-    def _wire_hub(self, quiet: dict[str, Any], overview: list[Any]) -> None:
+    def _wire_hub(self, overview: list[Any]) -> None:
         shown = [self.catalogue, self.hub_clock]
         assert Context.root_block is not None
-        Context.root_block.load(self.look_hub, None, shown, api_name="datasets_catalogue", **quiet)
+        Context.root_block.load(self.look_hub, None, shown, api_name="datasets_catalogue", **ONCE)
         told = [self.notes, *shown]
-        self.catalogue.download(self.download, self.catalogue, told, api_name="datasets_download", **quiet)
+        self.catalogue.download(self.download, self.catalogue, told, api_name="datasets_download", **EACH)
         gr.on([self.fetch.click, self.wanted.submit], self.download_named, self.wanted, told, api_name="datasets_fetch")
-        self.hub_clock.tick(self.arrive, None, [*told, *overview], api_name="datasets_arrive", **quiet)
+        self.hub_clock.tick(self.arrive, None, [*told, *overview], api_name="datasets_arrive", **ONCE)
 
     def look_hub(self) -> tuple[dict[str, Any], Any]:
         """Show the catalogue; the clock runs while something is on its way."""

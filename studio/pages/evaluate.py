@@ -12,9 +12,9 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import chat, evaluate
+from studio.wiring import NEWEST, ONCE
 
 REFRESH_S = 2.0
-QUIET: dict[str, Any] = {"show_progress": "hidden"}
 
 
 def build(context: StudioContext) -> None:
@@ -91,18 +91,18 @@ class _Page:
         form = [self.checkpoints, self.tasks, self.scorers]
         asked = [self.run, *form, self.number, self.retention, self.own, self.humaneval, self.harness]
         opened = [*shown, *form, self.view, self.number]
-        Context.root_block.load(self.open, None, opened, api_name="evaluate_open", **QUIET)
-        self.run.input(self.choose, self.run, form, api_name="evaluate_choose", **QUIET).then(
-            self.look, shown, self.view, api_name="evaluate_after_choice", **QUIET
+        Context.root_block.load(self.open, None, opened, api_name="evaluate_open", **ONCE)
+        self.run.input(self.choose, self.run, form, api_name="evaluate_choose", **NEWEST).then(
+            self.look, shown, self.view, api_name="evaluate_after_choice", **NEWEST
         )
-        self.against.input(self.look, shown, self.view, api_name="evaluate_compare", **QUIET)
-        self.start.click(self.measure, asked, self.notes, api_name="evaluate_start", **QUIET).then(
-            self.look, shown, self.view, api_name="evaluate_after_start", **QUIET
+        self.against.input(self.look, shown, self.view, api_name="evaluate_compare", **NEWEST)
+        self.start.click(self.measure, asked, self.notes, api_name="evaluate_start", **ONCE).then(
+            self.look, shown, self.view, api_name="evaluate_after_start", **NEWEST
         )
-        self.stop.click(self.end, self.run, self.notes, api_name="evaluate_stop", **QUIET).then(
-            self.look, shown, self.view, api_name="evaluate_after_stop", **QUIET
+        self.stop.click(self.end, self.run, self.notes, api_name="evaluate_stop", **ONCE).then(
+            self.look, shown, self.view, api_name="evaluate_after_stop", **NEWEST
         )
-        gr.Timer(REFRESH_S).tick(self.look, shown, self.view, queue=False, api_name="evaluate_look", **QUIET)
+        gr.Timer(REFRESH_S).tick(self.look, shown, self.view, queue=False, api_name="evaluate_look", **ONCE)
 
     def open(self, request: gr.Request) -> tuple[Any, ...]:
         """Fill the pickers; `?run=` and `?against=` choose runs."""

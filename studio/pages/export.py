@@ -13,6 +13,7 @@ from studio.address import address_js
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import chat, export
+from studio.wiring import EACH, NEWEST, ONCE
 
 REFRESH_S = 2.0
 View = dict[str, Any]
@@ -59,22 +60,21 @@ class _Page:
             results = island(self.project, "export_results", {}, elem_id="export-results")
 
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
         chosen, shown = [run, checkpoint, key], [view, results]
         address: dict[str, Any] = {"fn": None, "inputs": chosen, "js": address_js("run", "checkpoint", "format")}
-        Context.root_block.load(self.open, None, [*chosen, combining[0], *shown], api_name="export_open", **quiet)
-        run.input(self.choose, run, [checkpoint, combining[0]], api_name="export_choose", **quiet).then(
-            self.look, chosen, shown, api_name="export_after_choice", **quiet
+        Context.root_block.load(self.open, None, [*chosen, combining[0], *shown], api_name="export_open", **ONCE)
+        run.input(self.choose, run, [checkpoint, combining[0]], api_name="export_choose", **NEWEST).then(
+            self.look, chosen, shown, api_name="export_after_choice", **NEWEST
         ).then(**address, api_name="export_run_address")
-        gr.on([checkpoint.input, key.input], self.look, chosen, shown, api_name="export_format", **quiet).then(
+        gr.on([checkpoint.input, key.input], self.look, chosen, shown, api_name="export_format", **NEWEST).then(
             **address, api_name="export_address"
         )
         told = [notes, *shown]
-        start.click(self.start, [*chosen, name], told, api_name="export_start", **quiet)
-        combine.click(self.combine, [*chosen, *combining], told, api_name="export_combine", **quiet)
-        results.submit(self.push, [*chosen, results], told, api_name="export_push", **quiet)
-        results.delete(self.delete, [*chosen, results], told, api_name="export_delete", **quiet)
-        gr.Timer(REFRESH_S).tick(self.look, chosen, shown, queue=False, api_name="export_look", **quiet)
+        start.click(self.start, [*chosen, name], told, api_name="export_start", **ONCE)
+        combine.click(self.combine, [*chosen, *combining], told, api_name="export_combine", **ONCE)
+        results.submit(self.push, [*chosen, results], told, api_name="export_push", **EACH)
+        results.delete(self.delete, [*chosen, results], told, api_name="export_delete", **EACH)
+        gr.Timer(REFRESH_S).tick(self.look, chosen, shown, queue=False, api_name="export_look", **ONCE)
 
     def combine_form(self) -> tuple[list[Any], gr.Button]:
         """Lay out what combining adapters needs."""

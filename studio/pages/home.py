@@ -11,6 +11,7 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import home, presets
+from studio.wiring import EACH, ONCE
 
 
 def build(context: StudioContext) -> None:
@@ -30,5 +31,5 @@ def build(context: StudioContext) -> None:
         notes = island(context.project, "notes", {}, elem_id="home-notes")
         view = island(context.project, "home_page", {}, elem_id="home")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
-    view.delete(delete, view, [notes, view], show_progress="hidden", api_name="home_delete_preset")
-    Context.root_block.load(look, None, view, show_progress="hidden", api_name="home_look")
+    view.delete(delete, view, [notes, view], api_name="home_delete_preset", **EACH)
+    Context.root_block.load(look, None, view, api_name="home_look", **ONCE)

@@ -25,6 +25,7 @@ from studio.logic.draft import Draft, initial, load_yaml
 from studio.logic.model_choice import model_choices
 from studio.logic.new_run import ADVANCED_FIELDS, NewRunView
 from studio.logic.task_choice import TaskChoice
+from studio.wiring import EACH, NEWEST, ONCE
 
 GO_TO_RUN = """(id) => {
   if (!id) return;
@@ -206,34 +207,32 @@ class _Page:
             self.form.by_path["optim.num_train_epochs"],
             self.switch,
         ]
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
         opened = Context.root_block.load(
-            self.open, self.stored, [*filled, *length, self.draft], js=READ_DRAFT, api_name="new_run_open", **quiet
+            self.open, self.stored, [*filled, *length, self.draft], js=READ_DRAFT, api_name="new_run_open", **ONCE
         )
         loaded = self.load.click(
             self.load_yaml, self.pasted, [*filled, *length], api_name="new_run_load_yaml", show_progress_on=self.load
         )
         switched = self.switch.click(
-            self.switch_length, self.by_steps, length, api_name="new_run_switch_length", **quiet
+            self.switch_length, self.by_steps, length, api_name="new_run_switch_length", **ONCE
         )
         triggers = [*self.form.inputs_of(self.form.by_path), self.tasks.input]
-        at_once: dict[str, Any] = {"queue": False, **quiet}  # an answer takes milliseconds: no way around by the queue
-        gr.on(triggers, self.edit, inputs, edited, api_name="new_run_look", trigger_mode="always_last", **at_once)
-        self.clock.tick(self.look, inputs, view, api_name="new_run_measured", trigger_mode="once", **at_once)
+        # an answer takes milliseconds: no way around by the queue
+        gr.on(triggers, self.edit, inputs, edited, queue=False, api_name="new_run_look", **NEWEST)
+        self.clock.tick(self.look, inputs, view, queue=False, api_name="new_run_measured", **ONCE)
         changed = self.summary.submit(
-            self.apply, self.summary, [*self.form.by_path.values()], api_name="new_run_apply_change", **quiet
+            self.apply, self.summary, [*self.form.by_path.values()], api_name="new_run_apply_change", **EACH
         )
-        opened.then(self.look, inputs, view, api_name="new_run_look_opened", **quiet)
+        opened.then(self.look, inputs, view, api_name="new_run_look_opened", **NEWEST)
         self.search.input(
-            self.find, self.search, self.search, api_name="new_run_search", trigger_mode="always_last",
-            concurrency_limit=4, **quiet,
+            self.find, self.search, self.search, api_name="new_run_search", concurrency_limit=4, **NEWEST,
         )  # fmt: skip
         picked = self.search.submit(
-            self.pick, self.search, self.form.by_path["model_name_or_path"], api_name="new_run_pick", **quiet
+            self.pick, self.search, self.form.by_path["model_name_or_path"], api_name="new_run_pick", **EACH
         )
         for event, name in ((loaded, "loaded"), (switched, "switched"), (changed, "changed"), (picked, "picked")):
-            event.then(self.edit, inputs, edited, api_name=f"new_run_look_{name}", **quiet)
+            event.then(self.edit, inputs, edited, api_name=f"new_run_look_{name}", **NEWEST)
         begun = self.start.click(
             self.begin, {*inputs, self.token}, [self.started, self.notes, self.start], api_name="new_run_start",
             trigger_mode="once", show_progress_on=self.start,

@@ -11,6 +11,7 @@ from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import run_checkpoints
 from studio.logic.run import request_action
+from studio.wiring import EACH
 
 
 def build(context: StudioContext) -> None:
@@ -45,4 +46,4 @@ def build(context: StudioContext) -> None:
             "run_view",
         )
         view = island(context.project, scripts, {}, elem_id="run")
-    view.submit(act, view, notes, show_progress="hidden", api_name="run_act")
+    view.submit(act, view, notes, api_name="run_act", **EACH)

@@ -12,6 +12,7 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import runs
+from studio.wiring import EACH, ONCE
 
 
 def build(context: StudioContext) -> None:
@@ -44,6 +45,6 @@ def build(context: StudioContext) -> None:
         notes = island(context.project, "notes", {}, elem_id="runs-notes")
         table = island(context.project, ("run_parts", "runs_table"), {}, elem_id="runs")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
-    Context.root_block.load(look, None, table, show_progress="hidden", api_name="runs_look")
-    table.edit(annotate, table, [notes, table], show_progress="hidden", api_name="runs_annotate")
-    table.delete(delete, table, [notes, table], show_progress="hidden", api_name="runs_delete")
+    Context.root_block.load(look, None, table, api_name="runs_look", **ONCE)
+    table.edit(annotate, table, [notes, table], api_name="runs_annotate", **EACH)
+    table.delete(delete, table, [notes, table], api_name="runs_delete", **EACH)

@@ -11,6 +11,7 @@ from engine.contract.errors import UserError
 from studio.context import StudioContext
 from studio.islands import island
 from studio.logic import settings
+from studio.wiring import EACH, ONCE
 
 REFRESH_S = 2.0
 
@@ -30,20 +31,15 @@ def build(context: StudioContext) -> None:
         return {"notes": notes}, look()
 
     def follow(value: dict[str, Any] | None) -> dict[str, Any] | Any:
-        """Look at the doctor while it works; nothing else changes by itself."""
+        """Look anew while the doctor works; at other times nothing changes by itself."""
         told = (value or {}).get("doctor") or {}
-        return (
-            {**(value or {}), "doctor": settings.doctor_state(context.root)}
-            if told.get("state") == "running"
-            else gr.skip()
-        )
+        return look() if told.get("state") == "running" else gr.skip()
 
     with gr.Column(elem_classes="page-settings"):
         island(context.project, "page_head", {"title": "Settings", "text": ""}, elem_id="settings-head")
         notes = island(context.project, "notes", {}, elem_id="settings-notes")
         view = island(context.project, "settings_view", {}, elem_id="settings")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
-    quiet: dict[str, Any] = {"show_progress": "hidden"}
-    Context.root_block.load(look, None, view, api_name="settings_look", **quiet)
-    view.submit(act, view, [notes, view], api_name="settings_act", **quiet)
-    gr.Timer(REFRESH_S).tick(follow, view, view, queue=False, api_name="settings_follow", **quiet)
+    Context.root_block.load(look, None, view, api_name="settings_look", **ONCE)
+    view.submit(act, view, [notes, view], api_name="settings_act", **EACH)
+    gr.Timer(REFRESH_S).tick(follow, view, view, queue=False, api_name="settings_follow", **ONCE)
