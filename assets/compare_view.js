@@ -8,6 +8,7 @@ let plot = null, chart = null;
 
 function draw(value) {
   if (!value.runs) { root().replaceChildren(h("section.card.empty.loading", { "aria-busy": "true" }, "Reading the runs …")); return; }
+  learnLooks(value.tasks, value.colors);
   const notes = value.notes.map((text) => h("p.card.warning", { role: "status" }, text));
   if (!value.runs.length) { root().replaceChildren(...notes, h("section.card.empty", {}, h("p", {}, "Choose two runs or more in the list of runs."), h("a.button.primary", { href: "/runs" }, "All runs"))); return; }
   plot = h("div.st-plot", { role: "img", "aria-label": "Loss of each run" });
@@ -79,7 +80,7 @@ new MutationObserver(() => chart && chart.redraw(false)).observe(document.docume
 function taskTableOf(value) {
   const best = (name) => Math.min(...value.runs.map((run) => run.table[name]?.best ?? Infinity));
   const cells = (run, name) => { const found = run.table[name]; return [h("td.n", {}, fixed(found?.base)), h(found && found.best === best(name) ? "td.n.down" : "td.n", {}, fixed(found?.best)), h("td.n", {}, fixed(found?.last))]; };
-  const rows = ["", ...value.tasks].map((name) => h("tr", {}, h("th", { scope: "row" }, h("span.who", {}, name ? h("i.sw", { style: { background: color(name) } }) : null, name ? h("b", { translate: "no" }, name) : h("b", {}, "All tasks together"))), ...value.runs.flatMap((run) => cells(run, name))));
+  const rows = ["", ...value.tasks].map((name) => h("tr", {}, h("th", { scope: "row" }, h("span.who", {}, name ? swatch(name) : null, name ? h("b", { translate: "no" }, name) : h("b", {}, "All tasks together"))), ...value.runs.flatMap((run) => cells(run, name))));
   return h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Held-out loss of every task"), h("span.sub", {}, "nats per token; the best is green")), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Held-out loss of every task" },
     h("table.tasks.by-run", {}, h("thead", {}, h("tr", {}, h("td"), ...value.runs.map((run, i) => h("th.group", { scope: "colgroup", colSpan: 3 }, mark(i), " ", h("span", { translate: "no" }, run.name)))),
       h("tr", {}, h("th", { scope: "col" }, "Task"), ...value.runs.flatMap(() => ["Base", "Best", "Last"].map((title) => h("th.n", { scope: "col" }, title))))), h("tbody", {}, rows))));

@@ -1,5 +1,5 @@
 // The Home page.  value: {starter, groups, runs, disk}; see studio/logic/home.py
-const dots = (tasks) => h("span.dots", { title: tasks.join(", ") }, tasks.map((task) => h("i.sw", { style: { background: color(task) } })), h("span", {}, tasks.length === 1 ? "1 task" : `${tasks.length} tasks`));
+const dots = (tasks) => h("span.dots", { title: tasks.join(", ") }, tasks.map((task) => swatch(task)), h("span", {}, tasks.length === 1 ? "1 task" : `${tasks.length} tasks`));
 const pill = (tone, word) => h(tone ? `span.pill.${tone}` : "span.pill", {}, h("i"), word);
 const open = (card) => `/new?preset=${encodeURIComponent(card.preset)}`;
 

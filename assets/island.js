@@ -116,11 +116,27 @@ function copyBlock(label, text) {
 /** An icon of assets/icons (Lucide, ISC), painted in the colour of the text around it. */
 const icon = (name) => h("span.icon", { "aria-hidden": "true", style: { "--icon": `url("/studio-static/icons/${name}.svg")` } });
 
-/** The colour of a task by its name, the same on every page (studio/logic/colors.py); a new name takes the next one. */
-function color(task) {
-  const known = (window.studioColors = window.studioColors || new Map());
-  if (typeof task === "string" && !known.has(task)) known.set(task, known.size % 8);
-  return `var(--st-t${(typeof task === "string" ? known.get(task) : task) % 8})`;
+/**
+ * The look of a task by its name, the same on every page (studio/logic/colors.py): one of eight colours in one of three
+ * shapes, so that the ninth task is told from the first, and colours that look alike to someone from each other.
+ */
+const COLORS = 8, SHAPES = ["square", "diamond", "triangle"];
+const looks = () => (window.studioColors = window.studioColors || new Map());
+/** What the server says of tasks that are newer than the page. */
+const learnLooks = (tasks, said) => tasks.forEach((task, i) => looks().set(task, said[i]));
+function lookOf(task) {
+  const known = looks();
+  if (!known.has(task)) known.set(task, known.size % (COLORS * SHAPES.length));
+  return known.get(task);
+}
+const color = (task) => `var(--st-t${(typeof task === "string" ? lookOf(task) : task) % COLORS})`;
+const shapeOf = (task) => SHAPES[Math.floor(lookOf(task) / COLORS) % SHAPES.length];
+const swatch = (task) => h(`i.sw.${shapeOf(task)}`, { style: { background: color(task) } });
+
+/** What fills the part of a bar that is a task's: stripes where the colour alone is another task's too. */
+function filling(task) {
+  const turned = { diamond: "45deg", triangle: "0deg" }[shapeOf(task)], own = color(task);
+  return turned ? `repeating-linear-gradient(${turned}, ${own} 0 4px, color-mix(in srgb, ${own} 45%, var(--st-card)) 4px 7px)` : own;
 }
 const count = (number) => Number(number || 0).toLocaleString("en-US");
 function size(bytes) {

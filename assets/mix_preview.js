@@ -6,7 +6,7 @@ function draw(value) {
   const bars = [["Rows", (t) => t.rows], ["Tokens", (t) => t.tokens], ["Supervised tokens", (t) => t.supervised_tokens], ["Share of the loss", (t) => t.loss_share]];
   const head = h("tr", {}, h("th", { scope: "col" }, "In this run"), ...["Rows", "Epochs", "Tokens", "Length p50 / p95", "Loss share"].map((title) => h("th.n", { scope: "col" }, title)));
   const rows = tasks.map((task, index) => h("tr", { "data-name": task.name },
-    h("th", { scope: "row" }, h("span.sw", { style: { background: color(task.name) } }), h("span", {}, task.name)),
+    h("th", { scope: "row" }, swatch(task.name), h("span", {}, task.name)),
     h("td.n.num", {}, count(task.rows), h("span.sub", {}, ` ${share(task.share)}`)),
     h(task.repeats_often ? "td.n.num.often" : "td.n.num", { title: task.repeats_often ? "Seen so often, repeated data stop helping" : "" }, task.repeats_often ? `repeats ${task.epochs.toFixed(1)}×` : task.epochs.toFixed(2)),
     h("td.n.num", {}, task.tokens === null ? "–" : short(task.tokens)),
@@ -26,5 +26,5 @@ const short = (number) => (number < 1e4 ? count(number) : number < 1e6 ? `${(num
 function bar(title, tasks, of, whole) {
   const said = tasks.map((task) => `${task.name} ${share((of(task) || 0) / whole)}`).join(", ");
   return h("div.share", {}, h("span.sub", {}, title), h("div.stack", { role: "img", "aria-label": `${title}: ${said}` },
-    ...tasks.map((task, index) => h("span", { title: `${task.name}: ${share((of(task) || 0) / whole)}`, style: { background: color(task.name), width: `${(100 * (of(task) || 0)) / whole}%` } }))));
+    ...tasks.map((task, index) => h("span", { title: `${task.name}: ${share((of(task) || 0) / whole)}`, style: { background: filling(task.name), width: `${(100 * (of(task) || 0)) / whole}%` } }))));
 }

@@ -173,14 +173,14 @@ class LossChart {
     const lone = { show: () => this.train.step.length < 3, size: 6 }; // a line needs two points, a dot needs one
     const line = (name, alpha, extra) => ({ show: shown(name), spanGaps: true, points: lone, stroke: () => faded(taskColor(name), alpha * strength(name)), ...extra });
     const series = [{}, ...this.names.map((name) => line(name, smooths ? 0.25 : 0.9, { width: smooths ? 1 : 1.5 })), ...this.names.map((name) => line(name, 1, { show: shown(name) && smooths, width: 2 })),
-      ...this.names.map((name) => line(name, 1, { width: 1.75, dash: [6, 4], points: { show: () => this.evals.step.length <= 60, size: 7, width: 2, fill: () => cssColor("--st-card"), stroke: () => faded(taskColor(name), strength(name)) } }))];
+      ...this.names.map((name) => line(name, 1, { width: 1.75, dash: [6, 4], points: { show: () => this.evals.step.length <= 60 && shapeOf(name) === "square", size: 7, width: 2, fill: () => cssColor("--st-card"), stroke: () => faded(taskColor(name), strength(name)) } }))];
     const axis = (extra) => ({ stroke: () => cssColor("--st-text-3"), font: "12px system-ui, sans-serif", grid: { stroke: () => cssColor("--st-grid"), width: 1 }, ticks: { show: false }, ...extra });
     const level = (tick) => (tick === null ? "" : tick >= 100 ? brief(tick) : tick >= 1 || tick === 0 ? tick.toFixed(1) : +tick.toPrecision(2));
     this.chart = new uPlot({ width: this.plot.clientWidth || 700, height: CHART_HEIGHT, padding: [10, 26, 0, 0], legend: { show: false }, series,
       scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1 } },
       axes: [axis({ space: 80, size: 30, ...(this.options.x === "time" ? {} : { incrs: WHOLE_STEPS }), values: (_, ticks) => ticks.map((tick) => this.place(tick)) }), axis({ size: 46, values: (_, ticks) => ticks.map(level) })],
       cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false } },
-      hooks: { draw: [(u) => drawMarks(u, this.marks, (step) => this.x(step))], setCursor: [() => this.hover()], setSelect: [(u) => this.select(u)] } }, [[], ...series.slice(1).map(() => [])], this.plot);
+      hooks: { draw: [(u) => this.drawn && drawShapes(u, this.names.map((name, place) => ({ name, place, strength: strength(name) })).filter(({ name }) => shown(name)), this.drawn.mean, this.drawn.evals), (u) => drawMarks(u, this.marks, (step) => this.x(step))], setCursor: [() => this.hover()], setSelect: [(u) => this.select(u)] } }, [[], ...series.slice(1).map(() => [])], this.plot);
     this.chart.over.append(this.tip);
     this.chart.over.addEventListener("dblclick", () => this.unzoom());
     if (!this.sizer) { this.sizer = new ResizeObserver(() => { const width = this.plot.clientWidth; if (this.chart && width && Math.abs(width - this.chart.width) > 1) this.chart.setSize({ width, height: CHART_HEIGHT }); }); this.sizer.observe(this.plot); }
@@ -207,7 +207,7 @@ class LossChart {
     const marks = marksNear(this.chart, this.marks, (one) => this.x(one), left);
     const named = (mark) => said(MARK_SIGNS[mark.kind] || MARK_LINES[mark.kind][1]);
     this.tip.replaceChildren(h("div.h", {}, h("span", {}, `Step ${count(step)}`), h("span", {}, "train"), h("span", {}, "eval")),
-      ...rows.map((row) => h("div.r.num", {}, h("span", {}, h("i.sw", { style: { background: color(row.name) } }), h("span.name", { translate: "no" }, row.name)), h("span", {}, fixed(row.train)), h("span", {}, fixed(row.eval)))),
+      ...rows.map((row) => h("div.r.num", {}, h("span", {}, swatch(row.name), h("span.name", { translate: "no" }, row.name)), h("span", {}, fixed(row.train)), h("span", {}, fixed(row.eval)))),
       ...marks.map((mark) => h("div.m", {}, h("b", {}, named(mark)), " ", h("span", {}, `Step ${count(mark.step)}`), ["spike", "nan", "problem"].includes(mark.kind) ? h("p", {}, mark.text) : null)));
     this.heard = [`Step ${count(step)}`, ...rows.map((row) => `${row.name} ${fixed(row.train)}${row.eval === null ? "" : `, ${fixed(row.eval)}`}`), ...marks.map((mark) => `${named(mark)} ${count(mark.step)}`)].join("; ");
     this.tip.hidden = false;
@@ -228,7 +228,7 @@ class LossChart {
         event.currentTarget.setAttribute("aria-pressed", String(!off.has(name)));
         this.rebuild();
       }, onmouseenter: () => light(name), onmouseleave: () => light(null) },
-      h("i.sw", { style: { background: color(name) } }), h("span", { translate: "no" }, name), h("b.num"))));
+      swatch(name), h("span", { translate: "no" }, name), h("b.num"))));
     }
     [...this.legend.children].forEach((button, i) => { button.lastChild.textContent = fixed(lastNumber(this.drawn.mean[1][i]), 2); });
   }
@@ -265,7 +265,8 @@ class LossChart {
     context.font = font;
     for (const [name, left, base] of places) {
       context.fillStyle = taskColor(name);
-      context.fillRect(left, base - 9 * scale, 10 * scale, 10 * scale);
+      traceShape(context, shapeOf(name), left + 5 * scale, base - 4 * scale, 5 * scale);
+      context.fill();
       context.fillStyle = cssColor("--st-text");
       context.fillText(name, left + 16 * scale, base);
     }

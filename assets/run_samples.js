@@ -100,7 +100,7 @@ class SamplesTab {
       if (history.open && history.childElementCount === 1) history.append(this.history(prompt));
     } }, h("summary", { id: `samples-all-${prompt.key}` }, `All ${prompt.answers.size} answers`));
     if (history.open) history.append(this.history(prompt));
-    const head = h("div.samples-h", {}, h("i.sw", { style: { background: color(prompt.task) } }), h("h3", {}, h("span", { translate: "no" }, prompt.task), " · ", h("span", {}, `prompt ${prompt.number + 1}`)));
+    const head = h("div.samples-h", {}, swatch(prompt.task), h("h3", {}, h("span", { translate: "no" }, prompt.task), " · ", h("span", {}, `prompt ${prompt.number + 1}`)));
     const box = (title, ...content) => h("div.turn-box", {}, h("div.who", {}, ...[title].flat()), h("div.text", { tabindex: "0", role: "group", "aria-label": [title].flat()[0].textContent || [title].flat()[0] }, ...content));
     const ours = box([h("span", {}, stepName(this.at)), h("div.grow"), answer ? button : null].filter(Boolean), answer ? this.answer(prompt, answer) : h("p.sub", {}, "No answer at this step."));
     if (answer) ours.append(this.facts(prompt, answer));

@@ -85,7 +85,7 @@ function drawHidden() {
 }
 
 function show(run) {
-  for (const task of run.tasks) window.studioColors?.set(task.name, task.color);
+  learnLooks(run.tasks.map((task) => task.name), run.tasks.map((task) => task.color));
   merge(run);
   notifyOf(known, run);
   known = run;

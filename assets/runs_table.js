@@ -27,6 +27,7 @@ function frame() {
 function draw(value) {
   if (!value.runs) { root().replaceChildren(h("section.card.empty.loading", { "aria-busy": "true" }, "Reading the runs …")); return; }
   if (!value.runs.length) { parts = null; root().replaceChildren(h("section.card.empty", {}, h("p", {}, "No runs yet."), h("a.button.primary", { href: "/new?preset=starter" }, "Start the starter preset"))); return; }
+  for (const run of value.runs) learnLooks(run.tasks, run.colors);
   if (!parts || !parts.body.isConnected) frame();
   fill();
 }
@@ -73,7 +74,7 @@ function line(run) {
     h("td.name", {}, h("a.link", { href: `/run?id=${encodeURIComponent(run.id)}`, translate: "no", "data-key": `r-${run.id}` }, run.name), h("span.why", { translate: "no" }, run.id),
       run.tags.length ? h("span.tags", { translate: "no" }, run.tags.map((tag) => h("span.tag", {}, tag))) : null, run.note ? h("span.note-text", { translate: "no" }, run.note) : null),
     h("td", {}, h("span", { translate: "no" }, run.model.split("/").pop()), h("span.why", {}, run.method, run.devices ? ` · ${run.devices}` : "")),
-    h("td", {}, h("span.dots", { title: run.tasks.join(", "), role: "img", "aria-label": run.tasks.join(", "), translate: "no" }, run.tasks.slice(0, 12).map((task) => h("i.sw", { style: { background: color(task) } })))),
+    h("td", {}, h("span.dots", { title: run.tasks.join(", "), role: "img", "aria-label": run.tasks.join(", "), translate: "no" }, run.tasks.slice(0, 12).map((task) => swatch(task)))),
     h("td", {}, run.spark.length > 1 ? sparkline(run.spark) : "–"), h("td.n", { "data-said": "best" }, run.best === null ? "–" : run.best.toFixed(3)), h("td.n", {}, run.total ? `${count(run.step)} / ${count(run.total)}` : "–"),
     h("td.n", {}, run.seconds ? duration(run.seconds) : "–"), h("td.n", {}, run.when),
     h("td", {}, h("div.row-actions", {}, act("copy", "Clone", { href: `/new?from=${encodeURIComponent(run.id)}` }), act("pencil", "Tags and note", { onclick: () => annotate(run) }),

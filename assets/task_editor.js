@@ -103,7 +103,9 @@ function recompute() {
   root().querySelectorAll(".mix-row[data-name]").forEach((row, index) => {
     const place = chosen.indexOf(tasks[index]);
     row.classList.toggle("off", place < 0);
-    row.querySelector(".sw").style.background = place < 0 ? "transparent" : color(tasks[index].name);
+    const sign = row.querySelector(".sw");
+    sign.className = `sw ${shapeOf(tasks[index].name)}`;
+    sign.style.background = place < 0 ? "" : color(tasks[index].name);
     row.style.setProperty("--task", place < 0 ? "var(--st-text-3)" : color(tasks[index].name));
     row.querySelectorAll(".weight, .weight-number").forEach((input) => { input.disabled = place < 0; });
   });

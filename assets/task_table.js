@@ -24,7 +24,7 @@ function line(row, index, selected) {
   const [kind, words] = STATES[row.state];
   const number = (value) => h("td.n", { "data-said": "used" }, row.num_records === null ? "–" : count(value)); // said on a phone, where no title stands above
   const node = h("tr", { onclick: open, "aria-selected": row.name === selected ? "true" : null },
-    h("td", {}, h("div.who", {}, h("span.sw", { style: { background: color(row.name) } }),
+    h("td", {}, h("div.who", {}, swatch(row.name),
       h("button.link", { type: "button", translate: "no", title: row.original_name }, row.name), row.kind === "sample" ? h("span.tag", {}, "sample") : null)),
     h("td", {}, row.format || "–"), number(row.num_records), number(row.num_used),
     h(row.num_skipped ? "td.n.warn" : "td.n", {}, row.num_records === null ? "–" : count(row.num_skipped)),

@@ -35,6 +35,7 @@ def build(context: StudioContext) -> None:
             "run_parts",
             "chart_data",
             "chart_marks",
+            "task_shapes",
             "run_chart",
             "run_lines",
             "run_balance",

@@ -66,6 +66,10 @@ def test_a_task_keeps_its_colour_and_tasks_of_a_run_differ(root):
     assert task_colors(root, ["c", "d", "a"])["a"] == first["a"]
     eight = task_colors(root, [f"t{i}" for i in range(8)])
     assert len(set(eight.values())) == 8
+    twelve = task_colors(root, [f"t{i}" for i in range(12)])
+    assert len(set(twelve.values())) == 12 and eight.items() <= twelve.items()  # the colours come again in other shapes
+    assert len({look % 8 for look in list(twelve.values())[8:]}) == 4
+    assert len(set(task_colors(root, [f"u{i}" for i in range(24)]).values())) == 24
     (root.path / "colors.json").write_text('{"a": 99, "b": "x"}')
     assert set(task_colors(root, ["a", "b"]).values()) <= set(range(8))
 
