@@ -17,7 +17,8 @@ def own_data_root(tmp_path_factory: pytest.TempPathFactory):
 def no_lower_priority():
     """A command that a test calls must not make all other tests wait for the processor."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.launch.beside.NICE", -20)
+        for name in ("NICE", "NICE_IN_TALK"):
+            patch.setattr(f"engine.launch.beside.{name}", -20)
         yield
 
 

@@ -1,6 +1,7 @@
-"""What is no training computes beside trainings, and never at their cost.
+"""What is no training computes beside trainings, and at little cost to them.
 
-    an evaluation, a chat, an endpoint -> last in line for the processor -> a GPU that no run holds, or the CPU
+    an evaluation          -> last in line for the processor
+    a chat, an endpoint    -> behind trainings, but somebody waits -> a GPU that no run holds, or the CPU
 
 An evaluation waits for a device and holds it (`engine.evaluate.turn`).  A chat holds none: it is asked a question now
 and then, and a run that wants its GPU sees its memory there and waits.
@@ -19,6 +20,8 @@ from engine.launch.locks import CPU, devices_of, holder_of
 
 NICE = 19
 """The lowest priority: all of the processor where nobody else wants it, some 1.5 % of a core that a training uses."""
+NICE_IN_TALK = 5
+"""Some 25 % of a core that a training uses, while an answer is made: with 1.5 % one would wait for minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +34,16 @@ class Seat:
     """Why, as a sentence; empty if nobody is in the way."""
 
 
-def step_back() -> None:
-    """Give this process, its threads and what it starts the lowest priority."""
+def step_back(*, in_talk: bool = False) -> None:
+    """Give this process, its threads and what it starts the lowest priority, or one that fits a talk."""
+    nice = NICE_IN_TALK if in_talk else NICE
     now = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, max(now, NICE))
+    os.setpriority(os.PRIO_PROCESS, 0, max(now, nice))
     # Linux shares a processor among sessions first, and nice counts inside one only; a session that is not ours alone,
     # a terminal's, keeps its place
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):  # no such sharing here
-            Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
+            Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
 
 
 def find_seat(root: DataRoot) -> Seat:
@@ -69,7 +73,7 @@ def take_seat(root: DataRoot) -> str:
     Returns:
         Why it is that seat; empty if nobody is in the way.
     """
-    step_back()
+    step_back(in_talk=True)
     seat = find_seat(root)
     if seat.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = seat.visible

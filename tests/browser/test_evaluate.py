@@ -8,12 +8,11 @@ from playwright.sync_api import Page, expect
 from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run
 from engine.train.main import train
-from tests.browser.conftest import Studio, serious_findings
+from tests.browser.conftest import SLOW_MS, Studio, serious_findings
 from tests.studio.test_evaluate import TEXT, write_result
 from tests.tiny_run import new_attempt, tiny_recipe
 
 pytestmark = pytest.mark.browser
-SLOW_MS = 120_000
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def test_measure_read_look_and_reopen(page: Page, studio: Studio, run: RunDir):
     page.goto(f"{studio.url}/evaluate?run={run.id}")
     expect(page.locator("#evaluate-empty")).to_contain_text("Nothing was measured yet")
     page.locator("#evaluate-start").click()
-    expect(page.locator("#evaluate-job")).to_be_visible(timeout=30_000)
+    expect(page.locator("#evaluate-job")).to_be_visible()
     expect(page.locator("#evaluate-matrix")).to_be_visible(timeout=SLOW_MS)
     expect(page.locator("#evaluate-job")).to_have_count(0, timeout=SLOW_MS)
     rows = page.locator("#evaluate-matrix tbody tr")
@@ -41,7 +40,7 @@ def test_measure_read_look_and_reopen(page: Page, studio: Studio, run: RunDir):
     page.goto(f"{studio.url}/run?id={run.id}")
     page.locator("#run-evaluate").click()
     page.wait_for_url("**/evaluate?run=**")
-    expect(page.locator("#evaluate-matrix")).to_be_visible(timeout=30_000)
+    expect(page.locator("#evaluate-matrix")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("link", name="CSV").click()
     assert download.value.suggested_filename == "evaluation.csv"
@@ -52,7 +51,7 @@ def test_humaneval_stands_beside_published_results(page: Page, studio: Studio, r
     write_result(run, "base", "humaneval", "pass@1", [1.0, 0.0, 0.0, 0.0])
     page.goto(f"{studio.url}/evaluate?run={run.id}")
     rows = page.locator("#evaluate-published tbody tr")
-    expect(rows).to_have_count(17, timeout=30_000)
+    expect(rows).to_have_count(17)
     expect(rows.filter(has_text="measured here")).to_have_text("base25.0measured here–")
     expect(rows.first).to_have_text("CodeFuse-DeepSeek-33B78.7published2024/01")
     expect(page.locator("#published-few")).to_contain_text("on 4 of 164 problems only")
@@ -68,13 +67,13 @@ def test_what_was_forgotten_is_said_and_texts_stay_texts(page: Page, studio: Stu
         write_result(run, subject, "retention", "loss", [1 + shift + n / 10 for n in range(8)])
         write_result(run, subject, "aaa", "exact_match", [shift] * 8)
     page.goto(f"{studio.url}/evaluate?run={run.id}")
-    expect(page.locator("#evaluate-forgot")).to_contain_text("step-000006 forgot something", timeout=30_000)
+    expect(page.locator("#evaluate-forgot")).to_contain_text("step-000006 forgot something")
     expect(page.locator("td.forgot .verdict").first).to_contain_text("forgotten")
     assert serious_findings(page) == []
     page.locator(".samples-of").select_option(label="aaa")
     expect(page.locator(".samples")).to_contain_text(f"step-000006 says {TEXT}")
     expect(page.locator(".samples img")).to_have_count(0)
     page.goto(f"{studio.url}/run?id={run.id}&tab=balance")
-    expect(page.locator("#panel-balance")).to_contain_text("forgot something", timeout=30_000)
+    expect(page.locator("#panel-balance")).to_contain_text("forgot something")
     assert serious_findings(page) == []
     assert page.errors == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Studio
+from tests.browser.conftest import PATIENCE_MS, Studio
 from tests.hub_of_models import hub_of_models
 
 pytestmark = pytest.mark.browser
@@ -29,7 +29,7 @@ def connected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 def new_run(browser, connected) -> Iterator[Page]:
     """Its New run page; errors of the page fail the test."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce", locale="en-US")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -29,7 +29,7 @@ def chinese(page: Page, studio: Studio) -> Page:
     """A page with a catalogue of this test's own."""
     page.route("**/studio/text/zh.json", lambda route: route.fulfill(json=SENTENCES))
     page.goto(f"{studio.url}/runs")
-    expect(page.locator("#runs")).to_be_visible(timeout=20_000)
+    expect(page.locator("#runs")).to_be_visible()
     page.locator(".language-switch").click()
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
     return page
@@ -135,9 +135,9 @@ def test_no_english_word_is_left_on_a_page_in_chinese(in_chinese: Page, all_stat
     path, ready = PLACES[place]
     page = in_chinese
     page.goto(all_states.url + path)
-    expect(page.locator(ready).first).to_be_visible(timeout=20_000)
+    expect(page.locator(ready).first).to_be_visible()
     left: dict[str, list[str]] = {}
-    for _ in range(40):  # what is still on its way is translated as it comes
+    for _ in range(200):  # what is still on its way is translated as it comes
         texts = page.evaluate(LEFT_IN_ENGLISH)
         left = {text: words for text in texts if (words := english_words(text))}
         if not left:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from studio.access.accounts import Accounts
-from tests.browser.conftest import Studio
+from tests.browser.conftest import PATIENCE_MS, Studio
 
 pytestmark = pytest.mark.browser
 WORD = "correct horse battery"
@@ -26,7 +26,7 @@ def locked(tmp_path):
 
 def test_a_page_comes_back_after_the_log_in_and_goes_with_the_log_out(locked: Studio, browser: Browser):
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(f"{locked.url}/runs")
     expect(page).to_have_url(re.compile(r"/login\?next=%2Fruns"))
@@ -65,7 +65,7 @@ def test_the_log_in_needs_no_script_and_fits_a_phone(locked: Studio, browser: Br
 
 def test_the_log_in_has_the_language_of_the_studio_and_its_switch(locked: Studio, browser: Browser):
     context = browser.new_context(viewport={"width": 390, "height": 800}, locale="zh-CN")
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(f"{locked.url}/login")
     expect(page.get_by_role("heading", name="登录")).to_be_visible()

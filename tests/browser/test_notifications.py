@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine.contract.files import replace_json
-from tests.browser.conftest import Studio
+from tests.browser.conftest import PATIENCE_MS, Studio
 from tests.fake_runs import fake_run
 
 pytestmark = pytest.mark.browser
@@ -37,7 +37,7 @@ def test_the_end_of_a_run_is_told_to_who_asked(page: Page, studio: Studio):
     ended = replace(attempt, ended_at=1.0, end="failed", problem="Out of memory.")
     replace_json(run.attempts / "001.json", asdict(ended))
     replace_json(run.status_file, asdict(status))
-    page.wait_for_function("window.told.length > 0", timeout=20_000)
+    page.wait_for_function("window.told.length > 0", timeout=PATIENCE_MS)
     page.wait_for_timeout(2500)
     assert page.evaluate("window.told") == [["Fake", "The run has failed. Out of memory."]]
     page.goto("about:blank")

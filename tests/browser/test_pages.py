@@ -52,7 +52,7 @@ def all_states(studio: Studio) -> Iterator[None]:
 def test_a_page_is_sound_in_light_and_dark_wide_and_narrow(page: Page, studio: Studio, all_states: None, place: str):
     path, ready = PLACES[place]
     page.goto(studio.url + path)
-    expect(page.locator(ready).first).to_be_visible(timeout=20_000)
+    expect(page.locator(ready).first).to_be_visible()
     kept = os.environ.get("MFT_STUDIO_SCREENSHOTS")
     problems = []
     for width in (1440, 390):

@@ -14,8 +14,8 @@ from playwright.sync_api import Page, Response, expect
 from engine.contract.places import DataRoot
 from engine.contract.recipe_io import dump_recipe, override
 from engine.contract.settings import Settings, settings_file, write_settings
-from tests.browser.conftest import Studio
-from tests.browser.test_walk import SLOW_MS, start_from_yaml
+from tests.browser.conftest import SLOW_MS, Studio
+from tests.browser.test_walk import start_from_yaml
 from tests.tiny_run import tiny_recipe
 
 pytestmark = pytest.mark.browser

@@ -48,7 +48,7 @@ def test_a_chat_sits_where_no_run_computes(tmp_path, monkeypatch, gpus, held, vi
     assert seat.reason == reason
 
 
-def test_a_chat_beside_a_training_has_the_lowest_priority_and_sees_no_taken_gpu(tmp_path):
+def test_a_chat_beside_a_training_has_less_of_the_processor_and_sees_no_taken_gpu(tmp_path):
     """In a process of its own, which keeps its priority to itself."""
     code = """
 import os, sys
@@ -62,7 +62,7 @@ print(beside.take_seat(root), os.nice(0), repr(os.environ["CUDA_VISIBLE_DEVICES"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, timeout=120
     )
-    assert done.stdout == "GPU 0 is used by run a: answering on the CPU, which is slower. 19 ''\n", done.stderr
+    assert done.stdout == "GPU 0 is used by run a: answering on the CPU, which is slower. 5 ''\n", done.stderr
 
 
 def test_an_evaluation_stands_behind_every_run_once_it_has_its_device(tmp_path, monkeypatch):
