@@ -31,13 +31,23 @@ class Generator:
         tokenizer: Its tokenizer.
         batch_size: Rows that are answered together; halved by itself where the GPU's memory is too small.
         is_trained: Whether the model goes on learning afterwards.
+        device: Where it computes, if its weights may lie elsewhere.
+        agree: As in `grow`, for a model that several processes share. None of them then tries smaller batches alone.
     """
 
     def __init__(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 16, is_trained: bool = False
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 16,
+        is_trained: bool = False,
+        device: Any = None,
+        agree: Callable[[list[int]], list[int]] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, max(1, batch_size)
-        self.is_trained = is_trained
+        self.is_shared = agree is not None
+        self._grow = partial(grow, is_trained=is_trained, device=device, agree=agree or (lambda tokens: tokens))
         own = getattr(model.generation_config, "eos_token_id", None)
         ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
         self.ends = frozenset(int(token) for token in ends if token is not None)
@@ -80,11 +90,11 @@ class Generator:
                 for p in batch
             ]
             try:
-                for row in grow(self.model, rows, stopped=stopped, is_trained=self.is_trained):
+                for row in self._grow(self.model, rows, stopped=stopped):
                     answers[row.place] = row.generated()
                     on_done(row.place, answers[row.place])
             except torch.OutOfMemoryError:
-                if self.batch_size == 1:
+                if self.batch_size == 1 or self.is_shared:
                     raise
                 self.batch_size = max(1, len(batch) // 2)
                 logger.warning("out of memory with %d answers at once: going on with %d", len(batch), self.batch_size)

@@ -34,6 +34,8 @@ def grow(
     before: Callable[[Sequence[Row]], None] = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
     is_trained: bool = False,
+    device: Any = None,
+    agree: Callable[[list[int]], list[int]] = lambda tokens: tokens,
 ) -> Iterator[Row]:
     """Let answers grow until each has ended.
 
@@ -44,13 +46,16 @@ def grow(
         stopped: Asked after each token; true ends all rows.
         is_trained: Whether the model goes on learning afterwards: what its layers keep between forward passes
             (positions that grow with the text) must then stay usable in a backward pass.
+        device: Where it computes, if its weights may lie elsewhere; None = the model's.
+        agree: Told the next token of each row, before `stopped` is asked; returns those that count. Processes that
+            share a model make one answer so.
 
     Yields:
         Rows as they end.
     """
     # as decorators of a generator they hold while it runs, not while its caller does
     mode = torch.no_grad() if is_trained else torch.inference_mode()
-    yield from mode(_grow)(model, rows, before, stopped)
+    yield from mode(_grow)(model, rows, before, stopped, device or model.device, agree)
 
 
 def _grow(
@@ -58,13 +63,15 @@ def _grow(
     rows: Sequence[Row],
     before: Callable[[Sequence[Row]], None],
     stopped: Callable[[], bool],
+    device: Any,
+    agree: Callable[[list[int]], list[int]],
 ) -> Iterator[Row]:
-    step = _Step(model)
+    step = _Step(model, device)
     rows = list(rows)
-    ids, mask = pad_left([row.prompt for row in rows], model.device)
+    ids, mask = pad_left([row.prompt for row in rows], device)
     while True:
         before(rows)
-        tokens = next_tokens(step.logits(ids, mask), rows)
+        tokens = agree(next_tokens(step.logits(ids, mask), rows))
         going = [row for row in rows if not row.end]
         for row, token in zip(rows, tokens, strict=True):
             row.add(token)
@@ -86,14 +93,14 @@ def _grow(
 class _Step:
     """One forward pass after another, over what is new since the last one."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, device: Any) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         accepted = inspect.signature(base.forward).parameters
         self.model = model
         self.has_positions, self.has_keep = "position_ids" in accepted, "logits_to_keep" in accepted
         config = model.config.get_text_config(decoder=True)
         self.cache = DynamicCache(config=config) if "past_key_values" in accepted else None  # else all again each time
-        self.seen = 0
+        self.seen, self.device = 0, device
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the logits after the last token of each row, float32, shape (B, V)."""
@@ -115,7 +122,7 @@ class _Step:
             return True
         if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in self.cache.layers):
             return False  # transformers selects rows of keys and values, not of such a layer's state
-        self.cache.batch_select_indices(torch.tensor(rows, device=self.model.device))
+        self.cache.batch_select_indices(torch.tensor(rows, device=self.device))
         return True
 
 

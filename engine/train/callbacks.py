@@ -58,7 +58,7 @@ class RunCallback(TrainerCallback):
         self.cost: CostWatch | None = None
         """Set after construction too; None if the model's sizes are not known."""
         self.sampler: Sampler | None = None
-        """Set after construction too; None if the run has no samples, and on other ranks than 0."""
+        """Set after construction too; None if the run has no samples, and on ranks that have no part in them."""
 
     # ---- the Trainer's hooks ----
 

@@ -4,7 +4,7 @@
 
 The training never notices: no gradient, no random number, the same mode before and after, and a failure ends the
 samples, not the run.  Rank 0 does it alone while the others wait at their next exchange, so it has a time limit well
-below theirs; a model whose weights lie on all ranks cannot be asked by one, and is not.
+below theirs.  A model whose weights lie on all ranks is asked by all of them, in lockstep; rank 0 decides and writes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from engine.contract.errors import UserError
 from engine.contract.recipe import Recipe
 from engine.contract.samples import Sample, clipped
 from engine.contract.strategy import Strategy
@@ -28,6 +30,7 @@ from engine.data.scramble import scramble
 from engine.evaluate.heldout import Prompt, task_dataset
 from engine.generate.generator import Generator
 from engine.generate.row import Decoding, Generated
+from engine.train.lockstep import Lockstep
 from engine.train.record import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -64,6 +67,8 @@ class Sampler:
         max_new_tokens: Longest answer.
         context: Of the forward passes: the number format of the evaluation.
         is_urgent: Whether the run is to end at once.
+        device: Where the model computes, if its weights may lie elsewhere.
+        lockstep: With the other ranks, if the model lies on all of them; each then has a sampler.
     """
 
     def __init__(
@@ -76,16 +81,23 @@ class Sampler:
         max_new_tokens: int,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         is_urgent: Callable[[], bool] = lambda: False,
+        device: torch.device | None = None,
+        lockstep: Lockstep | None = None,
     ) -> None:
         self.record, self.model, self.tokenizer = record, model, tokenizer
         self.questions, self.decoding = tuple(questions), Decoding(max_new_tokens=max_new_tokens)
         self.context, self.is_urgent = context, is_urgent
+        self.device, self.lockstep = device or model.device, lockstep
         self.seconds = 0.0
         """What all samples of this attempt took so far."""
         self._began = time.monotonic()
 
     def take(self, step: int) -> None:
-        """Answer all questions and write the answers down; what goes wrong is told, and ends the samples."""
+        """Answer all questions and write the answers down; what goes wrong is told, and ends the samples.
+
+        Raises:
+            UserError: If it went wrong on some ranks only: the others wait inside the model, and the run cannot go on.
+        """
         if not self.questions:
             return
         before = time.monotonic()
@@ -94,8 +106,12 @@ class Sampler:
             reason = self._answer(answers, before + MAX_SECONDS)
         except (RuntimeError, ValueError, IndexError) as error:  # torch's out of memory is a RuntimeError
             logger.exception("no samples")
-            first = (str(error).splitlines() or [""])[0][:200]
-            text = f"No more samples: the model cannot answer while it is trained ({first or type(error).__name__})."
+            first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+            if self.lockstep and not self.lockstep.all_failed():
+                problem = f"One of the processes could not answer the held-out prompts ({first})."
+                fix = "set record.sample_prompts to 0, which leaves the samples out."
+                raise UserError(problem, fix=fix, field="record.sample_prompts") from error
+            text = f"No more samples: the model cannot answer while it is trained ({first})."
             self.record.event("samples", text, step=step)
             self.questions = ()
             return
@@ -130,17 +146,22 @@ class Sampler:
         prompts = [question.prompt.ids for question in self.questions]
         order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
         rows = max(1, BATCH_TOKENS // (len(prompts[order[0]]) + self.decoding.max_new_tokens))
-        generator = Generator(self.model, self.tokenizer, batch_size=rows, is_trained=True)
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        agree, ends = None, stopped
+        if self.lockstep is not None:
+            agree, ends = partial(self.lockstep.agree, stop=stopped), lambda: self.lockstep.stop
+        generator = Generator(
+            self.model, self.tokenizer, batch_size=rows, is_trained=True, device=self.device, agree=agree
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.random.fork_rng(devices), self.context():
                 for start in range(0, len(order), rows):
                     batch = order[start : start + rows]
-                    made = generator.answer([prompts[place] for place in batch], self.decoding, stopped=stopped)
+                    made = generator.answer([prompts[place] for place in batch], self.decoding, stopped=ends)
                     answers.update(zip(batch, made, strict=True))
-                    if stopped():
+                    if ends():
                         break
         finally:
             self.model.train(was_training)
@@ -155,7 +176,7 @@ def build_sampler(
     *,
     is_urgent: Callable[[], bool],
 ) -> Sampler | None:
-    """Return what writes the samples of a run, None if it has none; why not is told.
+    """Return what writes the samples of a run, None on ranks that have no part in it; every rank must call it.
 
     Args:
         recipe: With paths on this disk.
@@ -164,16 +185,28 @@ def build_sampler(
         strategy: How the processes share the model.
         is_urgent: Whether the run is to end at once.
     """
+    if not recipe.record.sample_prompts:
+        return None
+    lockstep = Lockstep() if strategy.name in ("fsdp2", "zero3") and trainer.args.world_size > 1 else None
+    if record.rank != 0 and lockstep is None:
+        return None
+    questions = _questions(recipe, record, trainer) if record.rank == 0 else []
+    return Sampler(
+        record,
+        trainer.model,
+        trainer.processing_class,
+        lockstep.from_first(questions) if lockstep else questions,
+        max_new_tokens=recipe.record.sample_max_new_tokens,
+        context=trainer.compute_loss_context_manager,
+        is_urgent=is_urgent,
+        device=trainer.args.device,
+        lockstep=lockstep,
+    )
+
+
+def _questions(recipe: Recipe, record: RunRecord, trainer: Any) -> list[Question]:
+    """Return the questions of all tasks that have some, telling those that have none."""
     wanted, most = recipe.record.sample_prompts, recipe.record.sample_max_new_tokens
-    if not wanted or record.rank != 0:
-        return None
-    if strategy.name in ("fsdp2", "zero3"):
-        text = (
-            f"No samples during training: with {strategy.name} each process holds only a part of the weights. "
-            "Evaluate the checkpoints to see answers."
-        )
-        record.event("samples", text)
-        return None
     limit, questions = max(0, min(MAX_PROMPT_TOKENS, _context(trainer.model) - most)), []
     for section, task in zip(recipe.tasks, trainer.tasks, strict=True):
         if not len(task.heldout):
@@ -183,15 +216,7 @@ def build_sampler(
         if not found:
             text = f"No samples of {task.name}: no held-out example asks something in {limit} tokens or less."
             record.event("samples", text)
-    return Sampler(
-        record,
-        trainer.model,
-        trainer.processing_class,
-        questions,
-        max_new_tokens=most,
-        context=trainer.compute_loss_context_manager,
-        is_urgent=is_urgent,
-    )
+    return questions
 
 
 def choose_prompts(recipe: Recipe, section: Any, task: Task, *, limit: int) -> list[Prompt]:
