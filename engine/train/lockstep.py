@@ -3,7 +3,7 @@
     rank 0: the prompts; then per token: what comes next, and whether to stop  -- small broadcasts -->  the other ranks
 
 Nothing that decides about another forward pass is a rank's own: neither its clock, nor a float sum that a different GPU
-rounds differently.  The exchanges have a group of their own on the processor, apart from those inside the model, so
+rounds differently.  The exchanges have groups of their own on the processor, apart from those inside the model, so
 that after an error the ranks can find out whether all of them had it.
 """
 
@@ -28,6 +28,7 @@ class Lockstep:
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self.group_after_errors = dist.new_group(backend="gloo", timeout=ERROR_TIMEOUT)
         self.stop = False
         """Whether rank 0 has decided that the answers end where they are."""
 
@@ -53,7 +54,7 @@ class Lockstep:
     def all_failed(self) -> bool:
         """Whether each rank calls this, so that none waits for another inside the model; for after an error."""
         try:
-            dist.monitored_barrier(self.group, timeout=ERROR_TIMEOUT)
+            dist.barrier(self.group_after_errors)
         except RuntimeError:
             return False
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +10,11 @@ import torch
 from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run_at, request
 from engine.contract.samples import MAX_CHARS, PAGE_BYTES, Sample, clipped, read_samples, samples_file
-from engine.contract.strategy import Strategy
 from engine.evaluate.heldout import Prompt
 from engine.model.tiny_tokenizer import character_tokenizer
 from engine.train import samples
 from engine.train.main import train
-from engine.train.samples import Question, Sampler, build_sampler
+from engine.train.samples import Question, Sampler
 from tests.tiny_model import tiny_llama
 from tests.tiny_run import new_attempt, train_losses
 
@@ -180,14 +178,6 @@ def test_a_prompt_leaves_room_for_its_answer(recipe, tmp_path):
     assert {one.task for one in read_samples(run)[0]} == {"short"}
     told = [event["text"] for event in run.events()[0] if event["kind"] == "samples"]
     assert told[0] == "No samples of long: no held-out example asks something in 30 tokens or less."
-
-
-@pytest.mark.parametrize("name", ["fsdp2", "zero3"])
-def test_sharded_weights_are_not_asked(recipe, name):
-    notes = Notes()
-    strategy = Strategy(name=name, cpu_offload=False, reason="")
-    assert build_sampler(recipe, notes, SimpleNamespace(), strategy, is_urgent=lambda: False) is None
-    assert len(notes.events) == 1 and name in notes.events[0]
 
 
 def test_samples_are_read_in_pages_and_broken_lines_are_passed_over(tmp_path):
