@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STARTER := HuggingFaceTB/SmolLM2-135M-Instruct
+# Browsers and processes of several ranks share a machine with who knows what: a failure is tried once more, and named at the end
+AGAIN   := --reruns 1 -rR
 
 .PHONY: studio test check fast-tests browser-tests slow-tests lint types browser samples clean
 
@@ -26,14 +28,14 @@ fast-tests: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not browser and not gpu" -n auto --maxprocesses=8 --dist=loadfile
 
 browser-tests: $(VENV)/.installed-dev browser
-	$(PY) -m pytest -m browser -n auto --maxprocesses=4 --dist=loadfile
+	$(PY) -m pytest -m browser -n auto --maxprocesses=4 --dist=loadfile $(AGAIN)
 
 slow-tests: $(VENV)/.installed-dev browser
 	@sh scripts/install_slurm.sh
 	@$(PY) -m pip install --quiet -r requirements-export.txt
 	@test -d $(VENV)/dlrover || $(PY) -m pip install --quiet --target $(VENV)/dlrover -r requirements-dlrover.txt
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow tests/engine/test_families.py -n auto --maxprocesses=8
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --ignore=tests/engine/test_families.py -n auto --maxprocesses=2 --dist=loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow --ignore=tests/engine/test_families.py -n auto --maxprocesses=2 --dist=loadfile $(AGAIN)
 
 browser:
 	@sh scripts/install_browser.sh

@@ -28,14 +28,13 @@ SAID = [*STRINGS, "```html\n" + "\n".join(STRINGS) + "\n```", "{{value}} ${1+1} 
 
 
 class Parrot:
-    """Stands for the chat worker: answers each question with the next hostile text, in pieces."""
+    """Stands for the chat worker: answers each question with its own text, in pieces."""
 
     def __init__(self, log_file: Path) -> None:
-        self.memory, self.asked = Memory(), 0
+        self.memory = Memory()
 
     def ask(self, base, rows, **settings):
-        text = SAID[self.asked % len(SAID)]
-        self.asked += 1
+        text = rows[0][1][-1]["content"]
         yield Progress(f"loading {text}")
         yield Loaded(text)
         for at in range(0, len(text), 40):
