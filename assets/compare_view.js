@@ -60,7 +60,7 @@ function rebuild(value) {
   const axis = { stroke: () => cssColor("--st-text-3"), font: "12px system-ui, sans-serif", grid: { stroke: () => cssColor("--st-grid"), width: 1 }, ticks: { show: false } };
   const tip = h("div.st-tip", { hidden: true });
   const data = uPlot.join(tables);
-  chart = new uPlot({ width: plot.clientWidth || 700, height: 340, padding: [10, 14, 0, 0], legend: { show: false }, scales: { x: { time: false } },
+  chart = new uPlot({ width: plot.clientWidth || 700, height: 340, padding: [10, 26, 0, 0], legend: { show: false }, scales: { x: { time: false } },
     series: [{}, ...value.runs.map((_, i) => ({ stroke: () => cssColor(runColor(i).slice(4, -1)), width: 2, dash: DASHES[i], spanGaps: true, points: { show: state.kind === "eval", size: 6 } }))],
     axes: [{ ...axis, size: 30, space: 80, ...(state.x === "time" ? {} : { incrs: WHOLE_STEPS }), values: (_, ticks) => ticks.map(said) }, { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => tick.toFixed(2)) }],
     cursor: { drag: { x: true, y: false }, points: { show: false } }, hooks: { setCursor: [(u) => {

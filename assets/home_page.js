@@ -6,7 +6,7 @@ const open = (card) => `/new?preset=${encodeURIComponent(card.preset)}`;
 function variant(card) {
   const remove = card.own ? h("button.link", { type: "button", "aria-label": `Delete preset ${card.name}`, onclick: () => tell("delete", { chosen: card.preset }) }, "Delete") : null;
   return h("li.variant", {}, h("div.variant-line", {}, h("a", { href: open(card), title: card.description }, card.variant), remove,
-    h("span.sub.num.size", { title: card.need }, card.memory), pill(card.tone, card.verdict || "cannot be read")), card.why_not ? h("span.sub", {}, card.why_not) : null);
+    h("span.variant-fit", {}, h("span.sub.num.size", { title: card.need }, card.memory), pill(card.tone, card.verdict || "cannot be read"))), card.why_not ? h("span.sub", {}, card.why_not) : null);
 }
 
 const group = (one) => h("article.card.preset", { "aria-label": one.name }, h("h3", {}, one.name), h("ul.variants", {}, one.presets.map(variant)));

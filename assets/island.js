@@ -113,6 +113,14 @@ function copyBlock(label, text) {
   return h("div.copy", {}, h("div.card-h", {}, h("h3", {}, label), h("div.grow"), button), h("pre", { tabindex: "0", translate: "no" }, text));
 }
 
+/** Let the lines of a table be blocks on a phone: each number tells the title of its column itself. */
+function stacking(table) {
+  const titles = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, i) => { if (i) cell.setAttribute("data-said", titles[i]); });
+  table.classList.add("stacking");
+  return table;
+}
+
 /** An icon of assets/icons (Lucide, ISC), painted in the colour of the text around it. */
 const icon = (name) => h("span.icon", { "aria-hidden": "true", style: { "--icon": `url("/studio-static/icons/${name}.svg")` } });
 

@@ -60,7 +60,7 @@ window.studioLanguage = (() => {
 
   /** Several sentences of which each has its own entry; before patterns are tried, whose values would run over their ends. */
   function allSentences(text) {
-    const parts = text.split(/(?<=[.!?]) (?=[A-Z])/);
+    const parts = text.split(/(?<=[.!?]) (?=[A-Z])|(?<=^line \d.*;) (?=line \d)/);
     if (parts.length < 2) return null;
     const translated = parts.map(whole);
     return translated.includes(null) ? null : translated.join("");

@@ -14,7 +14,7 @@ function balanceTab(found) {
     ...(found.row_share.flat().some(Boolean) ? [title("Rows seen over time", "how often each task came"), stacked(found.row_share, found.names, "Share of the rows"), range.cloneNode(true)] : []),
     found.factor.length ? title("Factor on the task weights", "as the weighting changed them") : null,
     found.factor.length ? stacked(found.factor.map((row) => { const sum = row.reduce((a, b) => a + (b || 0), 0) || 1; return row.map((value) => (value || 0) / sum); }), found.names, "Task weights") : null,
-    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Balance in numbers" }, h("table.tasks", {}, h("thead", {}, h("tr", {}, titles.map((text, i) => h(i ? "th.n" : "th", { scope: "col" }, text)))), h("tbody", {}, rows))));
+    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Balance in numbers" }, stacking(h("table.tasks", {}, h("thead", {}, h("tr", {}, titles.map((text, i) => h(i ? "th.n" : "th", { scope: "col" }, text)))), h("tbody", {}, rows)))));
 }
 
 /** Columns of stacked shares, one a bin. */

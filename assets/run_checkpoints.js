@@ -12,5 +12,5 @@ function checkpointTable(run, act) {
     h("td", {}, h("div.row-actions", {}, link("chat", "Compare in chat", row.name, "run"), link("export", "Merge", row.name, "run"), link("new", "Train further", row.name, "continue"), remove(row)))));
   const titles = ["Checkpoint", "Eval loss", "Size", "Saved", "Actions"];
   return h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Checkpoints"), h("span.sub.num", {}, `${run.saved.length}, together ${size(total)}`)),
-    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Checkpoints" }, h("table.tasks.saved", {}, h("thead", {}, h("tr", {}, titles.map((title, i) => h(i > 0 && i < 4 ? "th.n" : "th", { scope: "col" }, title)))), h("tbody", {}, lines))));
+    h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Checkpoints" }, stacking(h("table.tasks.saved", {}, h("thead", {}, h("tr", {}, titles.map((title, i) => h(i > 0 && i < 4 ? "th.n" : "th", { scope: "col" }, title)))), h("tbody", {}, lines)))));
 }

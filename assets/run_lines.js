@@ -4,7 +4,7 @@ const MINI_HEIGHT = 110;
 const GPU_DASHES = [[], [6, 3], [2, 3], [10, 3, 2, 3]];
 
 const lineSaid = { bytes: (value) => `${(value / 2 ** 30).toFixed(1)} GiB`, "%": (value) => `${value.toFixed(0)} %`, rate: (value) => value.toExponential(2), loss: (value) => fixed(value), "": (value) => `${+value.toPrecision(3)}`, "tokens/s": (value) => brief(value) };
-const lineTick = { bytes: (value) => `${+(value / 2 ** 30).toFixed(2)}`, "%": (value) => value, rate: (value) => value.toExponential(2) };
+const lineTick = { bytes: (value) => `${+(value / 2 ** 30).toFixed(2)}`, "%": (value) => value, rate: (value) => (value ? (+value.toPrecision(3)).toExponential() : "0") };
 const GIB_STEPS = [0.01, 0.1, 1, 10, 100, 1000].flatMap((power) => [power, 2 * power, 5 * power]).map((gib) => gib * 2 ** 30);
 const kindOf = (key) => (key.key === "optim/learning_rate" ? "rate" : key.key === "train/loss" ? "loss" : key.unit in lineSaid ? key.unit : "");
 const titleOf = (key) => (key.key === "train/loss" ? "Total loss" : key.key === "perf/tokens_per_second" ? "Tokens per second" : key.label);
@@ -69,7 +69,7 @@ class RunLines {
   build(cell) {
     const axis = { stroke: () => cssColor("--st-text-3"), font: "11px system-ui, sans-serif", grid: { stroke: () => cssColor("--st-grid"), width: 1 }, ticks: { show: false } };
     const tick = lineTick[cell.kind] || brief;
-    cell.chart = new uPlot({ width: cell.plot.clientWidth, height: MINI_HEIGHT, padding: [6, 14, 0, 0], legend: { show: false }, scales: { x: { time: false }, y: cell.kind === "%" ? { range: [0, 100] } : {} },
+    cell.chart = new uPlot({ width: cell.plot.clientWidth, height: MINI_HEIGHT, padding: [6, 24, 0, 0], legend: { show: false }, scales: { x: { time: false }, y: cell.kind === "%" ? { range: [0, 100] } : {} },
       series: [{}, ...cell.keys.map((_, i) => ({ stroke: () => cssColor("--st-accent"), width: 1.5, dash: GPU_DASHES[i % GPU_DASHES.length], spanGaps: true, points: { show: (u) => u.data[0].length < 3 } }))],
       axes: [{ ...axis, size: 22, space: 70, values: (_, ticks) => ticks.map((x) => this.view.place(x)) }, { ...axis, size: 50, space: 30, ...(cell.kind === "bytes" ? { incrs: GIB_STEPS } : {}), values: (_, ticks) => ticks.map(tick) }],
       cursor: { sync: { key: "run-lines", scales: ["x", null] }, drag: { x: false, y: false }, y: false, points: { size: 6 } },

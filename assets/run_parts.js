@@ -26,7 +26,7 @@ function taskTable(run) {
   const rows = run.tasks.map((task, i) => h("tr", {}, h("td", {}, h("span.who", {}, swatch(task.name), h("b", { translate: "no" }, task.name))), h("td.n", {}, fixed(task.base)), h("td.n", {}, fixed(task.eval)), ...cell(task),
     h("td.n", {}, fixed(task.train)), h("td.n", {}, percent(task.share)), h("td.n", {}, count(task.tokens))));
   return h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Tasks"), h("span.sub", {}, "held-out loss, nats per token")), h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Tasks" },
-    h("table.tasks", {}, h("thead", {}, h("tr", {}, titles.map((title, i) => h(i ? "th.n" : "th", { scope: "col" }, title)))), h("tbody", {}, rows))));
+    stacking(h("table.tasks", {}, h("thead", {}, h("tr", {}, titles.map((title, i) => h(i ? "th.n" : "th", { scope: "col" }, title)))), h("tbody", {}, rows)))));
 }
 
 function failureCard(run) {

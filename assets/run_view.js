@@ -95,7 +95,7 @@ function show(run) {
   slots.progress.replaceChildren(progressCard(run));
   chart.show({ train: curves.train, run: curves.run, evals: curves.evals, names: run.tasks.map((task) => task.name), marks: marksOf(run), reset: run.reset });
   drawLines();
-  slots.tasks.replaceChildren(taskTable(run));
+  replaceIfChanged(slots.tasks, [run.tasks], () => taskTable(run));
   drawHidden();
   replaceIfChanged(slots.saved, [run.saved], () => checkpointTable(run, act));
   if (run.config) slots.config.replaceChildren(h("section.card", {}, copyBlock("The same run in a terminal", run.config.command), copyBlock("Recipe", run.config.yaml), copyBlock("What is started", run.config.launch), copyBlock("accelerate.yaml", run.config.accelerate), ...(run.config.machines ? [copyBlock("On the other machines, when it starts", run.config.machines)] : []), copyBlock("Run directory", run.config.path), h("a.button", { href: `/new?from=${encodeURIComponent(run.id)}` }, "Open as a new recipe")));

@@ -70,16 +70,16 @@ def look(root: DataRoot, project: Path) -> DatasetsView:
     """Return all tasks, samples first, then uploads by name."""
     samples, uploads = _samples(project), _uploads(root)
     unusable = sum(row.state == "unusable" for row in uploads)
-    parts = [f"{len(samples)} sample task{'s' * (len(samples) != 1)}", f"{len(uploads)} of your own"]
+    now = f"Now here: {len(samples)} sample tasks, {len(uploads)} of your own."
     if unusable:
-        parts.append(f"{unusable} unusable")
-    return DatasetsView(rows=(*samples, *uploads), headline=", ".join(parts))
+        now = f"Now here: {len(samples)} sample tasks, {len(uploads)} of your own, {unusable} unusable."
+    return DatasetsView(rows=(*samples, *uploads), headline=now)
 
 
 def headline(root: DataRoot, project: Path) -> dict[str, str]:
     """Return title and subtitle of the page."""
     what = "A task is one file of conversations or prompt and completion pairs: JSON Lines, JSON, CSV, TSV or Parquet."
-    return {"title": "Datasets", "text": f"{what} Now here: {look(root, project).headline}."}
+    return {"title": "Datasets", "text": f"{what} {look(root, project).headline}"}
 
 
 def table(root: DataRoot, project: Path) -> list[dict[str, Any]]:

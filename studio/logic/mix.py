@@ -130,7 +130,7 @@ def _text(complete: bool, measuring: bool, root: DataRoot, known: Sequence[Measu
 
 def _summary(mix: MixPreview) -> list[list[str]]:
     facts = [
-        ["Steps", f"{mix.steps:,} of {mix.rows_per_step} rows"],
+        ["Steps", f"{mix.steps:,}, each of {mix.rows_per_step} rows"],
         ["Tokens", f"{mix.tokens:,}, {mix.supervised_tokens:,} of them supervised"],
         ["Padding", f"{mix.padding_share:.1%} of the computed positions"],
     ]

@@ -265,15 +265,20 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Stat
     if len(evaluations) > 1 and base.get("eval/loss") and newest.get("eval/loss"):
         change = f"{(newest['eval/loss'] / base['eval/loss'] - 1):+.1%} to the base model".replace("-", "−")
     memory, cost = last.get("perf/memory_bytes"), status.cost
-    expected = f"GiB, {range_text(cost.shown_low_bytes, cost.shown_high_bytes)} expected" if cost else "GiB"
-    return [
+    expected = f"{range_text(cost.shown_low_bytes, cost.shown_high_bytes)} expected" if cost else ""
+    stats = [
         {"label": "Training loss", "value": number(last.get("train/loss"), ".3f"), "note": ""},
         {"label": "Evaluation loss", "value": number(newest.get("eval/loss"), ".3f"), "note": change},
         {"label": "Throughput", "value": number(last.get("perf/tokens_per_second"), ",.0f"), "note": "tokens/s"},
         {"label": "Tokens seen", "value": number(last.get("tokens_seen"), ",d"), "note": f"epoch {status.epoch:.2f}"},
         {"label": "Learning rate", "value": number(last.get("optim/learning_rate"), ".2e"), "note": ""},
-        {"label": "Peak memory", "value": number(memory / 2**30 if memory else None, ".1f"), "note": expected},
+        {"label": "Peak memory", "value": number(memory / 2**30 if memory else None, ".1f"), "note": "GiB"},
     ]
+    for stat in stats:
+        if stat["value"] == "–":
+            stat["note"] = ""  # nothing has no unit
+    stats[-1]["note"] = ", ".join(filter(None, [stats[-1]["note"], expected]))
+    return stats
 
 
 def _tasks(snapshot: Snapshot, rows: list[Row], evaluations: list[Row]) -> list[dict[str, Any]]:
