@@ -208,8 +208,8 @@ class _Evaluation:
         known = {d.name: self.store.find(self._inputs(subject, d, "answers")) for d in datasets}
         for dataset in datasets:  # answers that are there only lack a score
             if (found := known[dataset.name]) is not None:
-                _, scores = self._score(dataset, found.examples, leave=tuple(found.scores))
-                self.store.save(replace(found, scores={**found.scores, **scores}))
+                noted, scores = self._score(dataset, found.examples, leave=tuple(found.scores))
+                self.store.save(replace(found, examples=tuple(noted), scores={**found.scores, **scores}))
         datasets = [dataset for dataset in datasets if known[dataset.name] is None]
         if not datasets:
             return
@@ -255,11 +255,12 @@ class _Evaluation:
         if dataset.score is not None:
             return dataset.score(examples)
         found = {}
+        values: Sequence[float | None]
         for name in dataset.scorers:
             if name in leave:
                 continue
             if name == "unit_tests":
-                values = pass_tests([e.prediction for e in examples], [p.tests for p in dataset.prompts])
+                examples, values = pass_tests(examples, [prompt.tests for prompt in dataset.prompts])
             elif name == "judge":
                 assert self.judge is not None  # the schema asks for its address
                 values = [self.judge.grade(example) for example in examples]

@@ -8,6 +8,7 @@ Prompts are cut out of the encoded examples, so that a model is asked exactly as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from engine.data.tokenize import Encoded
 from engine.generate.row import Decoding
 
 TEST_COLUMNS = ("tests", "test_list", "unit_tests", "test")
+SETUP_COLUMNS = ("test_imports", "test_setup_code")
 Scored = tuple[Sequence[EvalExample], dict[str, Scores]]
 """Examples, with notes where there are some, and scores by name."""
 Score = Callable[[Sequence[EvalExample]], Scored]
@@ -168,14 +170,26 @@ def _texts(section: TaskSection, heldout: StoredRows) -> tuple[dict[Place, Examp
 
 
 def record_tests(record: Mapping[str, Any]) -> str:
-    """Return the Python tests of a record: a text, or a list of them, in one of `TEST_COLUMNS`."""
-    for name in TEST_COLUMNS:
-        value = record.get(name)
-        if isinstance(value, str) and value.strip():
-            return value
-        if isinstance(value, (list, tuple)) and value and all(isinstance(part, str) for part in value):
-            return "\n".join(value)
-    return ""
+    """Return the Python tests of a record: a text, or a list of them, in one of `TEST_COLUMNS`.
+
+    As MBPP has it, one of `SETUP_COLUMNS` comes before; as HumanEval has it, `check` is called with `entry_point`.
+    """
+    text = next(filter(None, (_lines(record.get(name)) for name in TEST_COLUMNS)), "")
+    if not text:
+        return ""
+    setup = next(filter(None, (_lines(record.get(name)) for name in SETUP_COLUMNS)), "")
+    parts, entry_point = [setup, text] if setup else [text], record.get("entry_point")
+    if re.search(r"^def check\(", text, re.M) and not re.search(r"^check\(", text, re.M):
+        if isinstance(entry_point, str) and entry_point.isidentifier():
+            parts.append(f"check({entry_point})")
+    return "\n".join(parts)
+
+
+def _lines(value: Any) -> str:
+    """Return a text, or a list of texts as lines; empty if it is something else."""
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)
+    return value if isinstance(value, str) and value.strip() else ""
 
 
 def _question(example: Example) -> str:

@@ -21,8 +21,9 @@ from engine.data.humaneval import Problem, load_humaneval, read_problems
 from engine.data.tokenize import encode_prompt
 from engine.evaluate.heldout import Dataset, Prompt, Scored
 from engine.evaluate.programs import program_of
-from engine.evaluate.sandbox import Limits, Outcome, Sandbox
+from engine.evaluate.sandbox import Limits, Sandbox
 from engine.evaluate.trial import PASSED, trial_of
+from engine.evaluate.verdicts import verdicts_of
 from engine.generate.row import Decoding
 
 NAME = "humaneval"
@@ -38,8 +39,6 @@ QUESTION = (
 LIMITS = Limits(cpu_s=10, wall_s=60.0)
 KS = (1, 10, 100)
 MAX_NEW_TOKENS = 512
-MOST_MESSAGE = 300
-"""Characters that are kept of an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,28 +128,12 @@ def judge(problems: Sequence[Problem], examples: Sequence[EvalExample], *, sampl
 
 
 def run_programs(problems: Sequence[Problem], programs: Sequence[str]) -> list[str]:
-    """Return a verdict for each program: `passed`, `wrong`, `timeout` or `error`, the last three with a message."""
+    """Return a verdict for each program."""
     trials = [
         trial_of(program, problem.test, prompt=problem.prompt, entry_point=problem.entry_point)
         for problem, program in zip(problems, programs, strict=True)
     ]
-    return [verdict_of(outcome) for outcome in Sandbox().run_all(trials, LIMITS)]
-
-
-def verdict_of(outcome: Outcome) -> str:
-    """Return what the outcome of a trial means."""
-    if outcome.end == "timeout":
-        return f"timeout: stopped after {outcome.cpu_s:.0f} s of processor time, {outcome.wall_s:.0f} s in all"
-    if outcome.end == "output":
-        return "error: it printed without end"
-    if outcome.end == "killed":
-        return f"error: killed by signal {outcome.status}"
-    if outcome.status == 0 and outcome.stdout == f"{PASSED}\n":
-        return PASSED
-    last = next((line for line in reversed(outcome.stderr.splitlines()) if line.strip()), "")[:MOST_MESSAGE]
-    if last.startswith("AssertionError"):
-        return f"wrong: {last}"
-    return f"error: {last or f'it ended with status {outcome.status} before its tests were done'}"
+    return verdicts_of(trials, LIMITS)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

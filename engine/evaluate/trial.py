@@ -1,16 +1,18 @@
 """A program on trial, inside the sandbox: it cannot see its tests, and cannot say that it passed.
 
-    judge (runs the tests, owns stdout)   -- call, name, arguments -->   the program, in a process of its own
-                                          <-- plain data, or an error --
+    judge (runs the tests, owns stdout)   -- operation, arguments -->   the program, in a process of its own
+                                          <-- plain data, the number of an object, or an error --
 
-This file is the start of what the sandbox runs, so it needs the standard library only.  The judge deletes its own text,
-starts the program's process, and runs HumanEval's `check` itself, on values that came over a pipe: numbers, texts and
-collections of them, never objects with an `==` of their own.  Nobody else can write to its stdout, and as it cannot be
-traced, nobody can read its memory: there is no word to learn.
+The judge deletes its own text, starts the program's process (engine.evaluate.on_trial), and runs the tests itself, on
+values that came over a pipe: numbers, texts and collections of them.  Nobody else can write to its stdout, and as it
+cannot be traced, nobody can read its memory: there is no word to learn.
 
-The tests of a record may use a program's classes and its changes of arguments, so they run within it (`inside`).  They
-are sent when the program's own code has ended, with a number that the answer must repeat; a program that leaves early
-or prints has not passed.  One that searches Python's frames for that number, while it is tested, could.
+What is no plain data stays where it is, and the tests hold a stand-in (`Theirs`), whose attributes, items and methods
+are the object's own.  But no operation tells such an object what is expected of it: compared with plain data it is
+unlike all of them, and calculated with plain data it never becomes plain data.  A test's own functions can be handed to
+the program; they run in the judge.  Tests that never use the program are no pass.
+
+Both files are shipped into the sandbox as text: the standard library only, and each other.
 """
 
 from __future__ import annotations
@@ -18,44 +20,52 @@ from __future__ import annotations
 import ast
 import builtins
 import ctypes
+import importlib
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import traceback
 import types
-from collections.abc import Callable, Mapping
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from engine.evaluate.on_trial import CALCULATIONS, COMPARISONS, UNARY, decode, encode, said
+
 PASSED = "passed"
 PR_SET_DUMPABLE = 4
-COLLECTIONS: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-SPELLED: dict[str, Callable[[Any], Any]] = {"Decimal": Decimal, "Fraction": Fraction, "complex": complex}
+SERVER = "engine.evaluate.on_trial"
+START = """
+import json, sys, types
+request = json.loads({request!r})
+for name, source in request["sources"].items():
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+module.judge(request)
+"""
 
 
 class ProgramEnded(BaseException):
     """The program's process is gone."""
 
 
-def trial_of(program: str, test: str, *, prompt: str = "", entry_point: str = "", inside: bool = False) -> str:
+def trial_of(program: str, test: str, *, prompt: str = "", entry_point: str = "") -> str:
     """Return the text to run in a sandbox; its output is `PASSED` if the program passes, its last error line says why
     not.
 
     Args:
         program: What a model wrote.
-        test: Python with a function `check(candidate)`; with `inside`, Python that fails.
+        test: Python that fails unless the program is right: statements, `check(candidate)`, functions called `test...`,
+            `unittest` cases.  Names that it does not define are the program's.
         prompt: What the program began with: the tests may use its functions, in their original form.
-        entry_point: The function that is tested.
-        inside: Whether the tests run in the program's process.
+        entry_point: The function that `check` is given.
     """
-    source = Path(__file__).read_text(encoding="utf-8")
-    request = {"source": source, "program": program, "test": test, "prompt": prompt, "entry_point": entry_point}
-    return f"{source}\n\njudge(json.loads({json.dumps({**request, 'inside': inside})!r}))\n"
+    files = {SERVER: Path(__file__).with_name("on_trial.py"), __name__: Path(__file__)}
+    sources = {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    request = {"sources": sources, "program": program, "test": test, "prompt": prompt, "entry_point": entry_point}
+    return START.format(request=json.dumps(request))
 
 
 # ---- the judge ----
@@ -64,20 +74,21 @@ def trial_of(program: str, test: str, *, prompt: str = "", entry_point: str = ""
 def judge(request: dict[str, Any]) -> NoReturn:
     """Try a program, print the verdict and end."""
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    os.unlink(__file__)
+    os.unlink(sys.argv[0])
     sys.path.pop(0)  # the folder, where the program could put modules of its own
     sys.set_int_max_str_digits(0)
-    argv = [sys.executable, "-s", "-c", f"{request['source']}\n\nserve()\n"]
+    verdict = os.dup(1)
+    os.dup2(2, 1)  # what the tests print
+    argv = [sys.executable, "-s", "-c", f"{request['sources'][SERVER]}\n\nserve()\n"]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        ask = _Line(process)
-        ask("program", text=request["program"])
-        if request["inside"]:
-            ask("program", text=request["test"])
-        else:
-            _check(request, ask)
+        line = _Line(process)
+        line.ask("program", text=request["program"])
+        _run_tests(request, line)
+        if not line.was_used:
+            raise LookupError("the tests never use the program")
         process.kill()
-        print(PASSED, flush=True)
+        os.write(verdict, f"{PASSED}\n".encode())
         os._exit(0)
     except ProgramEnded:
         _end_like(process.wait())
@@ -92,71 +103,243 @@ class _Line:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self.was_used = False
+        """Whether a value of the program has come over it."""
+        self._functions: list[Callable[..., Any]] = []
+        self._exceptions: dict[str, type[Exception]] = {}
 
-    def __call__(self, kind: str, **values: Any) -> dict[str, Any]:
-        """Return its answer, or raise what it raised.
+    def ask(self, kind: str, **values: Any) -> dict[str, Any]:
+        """Return the program's answer, or raise what it raised.
 
         Raises:
             ProgramEnded: If there is none.
             ValueError, KeyError, TypeError: If the program wrote something else.
         """
-        number = secrets.token_hex(8)
-        assert self.process.stdin and self.process.stdout
+        number = os.urandom(8).hex()
+        self._send({"kind": kind, "number": number, **values})
+        while True:
+            assert self.process.stdout
+            if not (line := self.process.stdout.readline()):
+                raise ProgramEnded
+            answer: dict[str, Any] = json.loads(line)
+            if answer["number"] != number:
+                raise ValueError("the program wrote into the judge's line")
+            if "function" not in answer:
+                break
+            self._send(self._called(answer))
+        if "raised" in answer:
+            raise self._exception(list(answer["raised"]), str(answer.get("text")))
+        return answer
+
+    def do(self, operation: str, /, *arguments: Any, **named: Any) -> Any:
+        """Return what an operation of `OPERATIONS` gives in the program; arguments that it changes are changed."""
+        answer = self.ask("do", what=operation, arguments=self.encode(list(arguments)), named=self.encode(named))
+        self.was_used = True
+        for given, changed in zip(arguments, self.decode(answer["arguments"]) or (), strict=False):
+            if issubclass(type(given), list):
+                given[:] = changed
+            elif issubclass(type(given), (dict, set)):
+                given.clear()
+                given.update(changed)
+        return self.decode(answer["value"])
+
+    def look(self, name: str) -> Any:
+        """Return what the program calls so; for a module, the module itself.
+
+        Raises:
+            NameError: If it calls nothing so.
+        """
         try:
-            self.process.stdin.write(json.dumps({"kind": kind, "number": number, **values}).encode() + b"\n")
+            value = self.decode(self.ask("look", name=name)["value"])
+        except NameError:
+            if name in sys.stdlib_module_names:
+                return importlib.import_module(name)
+            raise
+        self.was_used |= type(value) not in (Theirs, type, types.ModuleType)
+        return value
+
+    def encode(self, value: Any) -> Any:
+        return encode(value, self._number)
+
+    def decode(self, value: Any) -> Any:
+        return decode(value, self._stand_in)
+
+    def _number(self, value: Any) -> Any:
+        if type(value) is Theirs:
+            return ["object", object.__getattribute__(value, "number")]
+        if callable(value):
+            self._functions.append(value)
+            return ["function", len(self._functions) - 1]
+        raise TypeError(f"a {type(value).__name__} of the tests cannot be handed to the program")
+
+    def _stand_in(self, kind: str, inner: Any) -> Any:
+        if kind == "object":
+            return Theirs(self, int(inner))
+        if kind == "module":
+            return importlib.import_module(inner)
+        name, *bases = inner  # of an exception
+        known = getattr(builtins, name, None) or self._exceptions.get(name)
+        if known is None:
+            known = self._exceptions[name] = type(name, (self._exception_of(bases) or Exception,), {})
+        return known
+
+    def _called(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Call a function of the tests."""
+        try:
+            function = self._functions[answer["function"]]
+            return {"value": self.encode(function(*self.decode(answer["arguments"]), **self.decode(answer["named"])))}
+        except Exception as error:  # noqa: BLE001 - the program may expect it
+            return {"raised": type(error).__name__, "text": said(error)}
+
+    def _send(self, value: dict[str, Any]) -> None:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(json.dumps(value).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             raise ProgramEnded from None
-        if not (line := self.process.stdout.readline()):
-            raise ProgramEnded
-        answer = json.loads(line)
-        if answer["number"] != number:
-            raise ValueError("the program wrote into the judge's line")
-        if "raised" in answer:
-            raise _exception(str(answer["raised"]), str(answer.get("text")))
-        return answer
+
+    def _exception_of(self, names: list[str]) -> type[Exception] | None:
+        """Return the first of some exceptions, the most special first, that the tests can know."""
+        for name in names:
+            kind = self._exceptions.get(name) or getattr(builtins, name, None)
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                return kind
+        return None
+
+    def _exception(self, names: list[str], text: str) -> Exception:
+        kind = self._exception_of(names)
+        if kind not in (None, Exception, StopIteration, StopAsyncIteration):
+            try:
+                return kind(text)  # type: ignore[misc]
+            except TypeError:
+                pass
+        return RuntimeError(f"{names[0]}: {text}")
 
 
-def _check(request: dict[str, Any], ask: Callable[..., dict[str, Any]]) -> None:
-    """Run `check` on a stand-in for the tested function."""
+class Theirs:
+    """An object of the program, as the tests see it."""
 
-    def stand_in(name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            answer = ask("call", name=name, arguments=encode(list(arguments)), named=encode(named))
-            for given, changed in zip(arguments, decode(answer["arguments"]) or (), strict=False):
-                if isinstance(given, list):
-                    given[:] = changed
-                elif isinstance(given, (dict, set)):
-                    given.clear()
-                    given.update(changed)
-            return decode(answer["value"])
+    __slots__ = ("line", "number")
 
-        return call
+    def __init__(self, line: _Line, number: int) -> None:
+        object.__setattr__(self, "line", line)
+        object.__setattr__(self, "number", number)
 
-    known: dict[str, Any] = {"__name__": "__main__"}
+    def __getattribute__(self, name: str) -> Any:
+        return _do("getattr", self, name)
+
+    def __contains__(self, item: Any) -> bool:
+        # plain data are not told to it: it might say yes to all
+        return bool(_do("contains", self, item)) if type(item) is Theirs else any(one == item for one in _each(self))
+
+    def __next__(self) -> Any:
+        for item in _do("next", self):
+            return item
+        raise StopIteration
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return type(instance) is Theirs and bool(_do("isinstance", instance, self))
+
+    def __exit__(self, *_: object) -> None:
+        _do("call", _do("getattr", self, "__exit__"), None, None, None)
+
+
+def _do(operation: str, /, *arguments: Any, **named: Any) -> Any:
+    """Do something in the program, one of the first two arguments being an object of it."""
+    theirs = next(one for one in arguments if type(one) is Theirs)
+    return object.__getattribute__(theirs, "line").do(operation, *arguments, **named)
+
+
+def _each(theirs: Theirs) -> Iterator[Any]:
+    iterator = _do("iter", theirs)
+    while items := _do("next", iterator):
+        yield items[0]
+
+
+def _method(name: str, *, reflected: bool = False, closed: bool = False, alike: bool = False) -> Callable[..., Any]:
+    """Return a method of `Theirs`.
+
+    Args:
+        name: The operation.
+        reflected: Whether the object stands at the right.
+        closed: Whether plain data are no answer, unless all arguments are objects.
+        alike: Whether the other one must be an object, too.
+    """
+
+    def method(self: Theirs, /, *others: Any, **named: Any) -> Any:
+        objects = all(type(other) is Theirs for other in others)
+        if alike and not objects:
+            return NotImplemented
+        value = _do(name, *((*others, self) if reflected else (self, *others)), **named)
+        if closed and not (objects and others) and type(value) is not Theirs:
+            raise TypeError(f"an object of the program is no number (`{name}`)")
+        return value
+
+    return method
+
+
+for _name in (
+    "getitem",
+    "setitem",
+    "delitem",
+    "setattr",
+    "len",
+    "bool",
+    "iter",
+    "hash",
+    "str",
+    "repr",
+    "enter",
+    "call",
+):
+    setattr(Theirs, f"__{_name}__", _method(_name))
+for _name in COMPARISONS:
+    setattr(Theirs, f"__{_name}__", _method(_name, alike=True))
+for _name in UNARY:
+    setattr(Theirs, f"__{_name}__", _method(_name, closed=True))
+for _name in CALCULATIONS:
+    setattr(Theirs, f"__{_name.strip('_')}__", _method(_name, closed=True))
+    setattr(Theirs, f"__r{_name.strip('_')}__", _method(_name, closed=True, reflected=True))
+
+
+def _run_tests(request: dict[str, Any], line: _Line) -> None:
+    """Run the tests in a module of their own, where the names that they use and nobody defines are the program's."""
+    module = sys.modules["tests"] = types.ModuleType("tests")
+    known = module.__dict__
     try:
         prompt = compile(request["prompt"], "<prompt>", "exec")
     except SyntaxError:  # it ends in the middle of something
         prompt = compile("", "<prompt>", "exec")
     exec(prompt, known)  # noqa: S102 - this process is in the sandbox
-    test = ast.parse(request["test"])
-    exec(compile(test, "<test>", "exec"), known)  # noqa: S102
-    known[request["entry_point"]] = stand_in(request["entry_point"])
-    for node in ast.walk(test):
-        if isinstance(node, ast.Name) and node.id not in known and not hasattr(builtins, node.id):
-            known[node.id] = stand_in(node.id)
-    known["check"](known[request["entry_point"]])
-
-
-def _exception(name: str, text: str) -> Exception:
-    """Return an exception of Python's own, by its name."""
-    kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (StopIteration, StopAsyncIteration):
+    test, entry_point = ast.parse(request["test"]), request["entry_point"]
+    names = {node.id for node in ast.walk(test) if isinstance(node, ast.Name)} - {*known, *dir(builtins)}
+    for name in sorted({*names, entry_point} - {""}):
         try:
-            return kind(text)
-        except TypeError:
-            pass
-    return RuntimeError(f"{name}: {text}")
+            known[name] = line.look(name)
+        except NameError:  # the tests' own, or nobody's
+            known.pop(name, None)
+    before = set(known)
+    exec(compile(test, "<test>", "exec"), known)  # noqa: S102
+    if entry_point:
+        known["check"](known[entry_point] if entry_point in known else line.look(entry_point))
+    for name, value in list(known.items()):
+        is_test = name.startswith("test") and name not in before and type(value) is types.FunctionType
+        if is_test and not value.__code__.co_argcount:
+            value()
+    if "unittest" in sys.modules:
+        _run_cases(list(known.values()))
+
+
+def _run_cases(values: list[Any]) -> None:
+    import unittest
+
+    for case in values:
+        if isinstance(case, type) and issubclass(case, unittest.TestCase):
+            result = unittest.TestResult()
+            unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
+            for _, text in [*result.errors, *result.failures]:
+                raise AssertionError(text.strip().splitlines()[-1])
 
 
 def _end_like(status: int) -> NoReturn:
@@ -167,80 +350,3 @@ def _end_like(status: int) -> NoReturn:
         os.kill(os.getpid(), -status)
     print(f"\nit ended with status {status} before its tests were done", file=sys.stderr, flush=True)
     os._exit(1)
-
-
-# ---- the program's process ----
-
-
-def serve() -> None:
-    """Run what the judge sends; what the program prints goes to stderr."""
-    asked, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    sys.set_int_max_str_digits(0)
-    module = sys.modules["__main__"] = types.ModuleType("__main__")
-    for line in asked:
-        request = json.loads(line)
-        answer: dict[str, Any] = {"number": request["number"]}
-        try:
-            if request["kind"] == "program":
-                exec(compile(request["text"], "<program>", "exec"), module.__dict__)  # noqa: S102
-            else:
-                answer |= _called(module.__dict__, request)
-        except Exception as error:  # noqa: BLE001 - the judge raises it again
-            answer |= {"raised": type(error).__name__, "text": str(error)}
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
-
-
-def _called(known: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    if request["name"] not in known:
-        raise NameError(f"name '{request['name']}' is not defined")
-    arguments = decode(request["arguments"])
-    value = encode(known[request["name"]](*arguments, **decode(request["named"])))
-    try:
-        return {"value": value, "arguments": encode(arguments)}
-    except TypeError:  # changed into what is no plain data
-        return {"value": value, "arguments": None}
-
-
-# ---- plain data ----
-
-
-def encode(value: Any) -> Any:
-    """Return plain data as JSON that keeps their types.
-
-    Raises:
-        TypeError: If it is something else.
-    """
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()  # numpy's numbers
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    for name, kind in COLLECTIONS.items():
-        if isinstance(value, kind):  # type: ignore[arg-type]
-            return [name, [encode(item) for item in value]]
-    if isinstance(value, dict):
-        return ["dict", [[encode(key), encode(item)] for key, item in value.items()]]
-    if isinstance(value, (bytes, bytearray)):
-        return ["bytes", value.hex()]
-    for name, kind in SPELLED.items():
-        if isinstance(value, kind):  # type: ignore[arg-type]
-            return [name, str(value)]
-    raise TypeError(f"a {type(value).__name__} is no plain data")
-
-
-def decode(value: Any) -> Any:
-    """Return the data that `encode` was given.
-
-    Raises:
-        ValueError, TypeError, KeyError: If there are none.
-    """
-    if not isinstance(value, list):
-        return value
-    name, inner = value
-    if name in COLLECTIONS:
-        return COLLECTIONS[name](map(decode, inner))
-    if name == "dict":
-        return {decode(key): decode(item) for key, item in inner}
-    return bytes.fromhex(inner) if name == "bytes" else SPELLED[name](inner)

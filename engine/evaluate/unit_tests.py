@@ -1,33 +1,55 @@
-"""Answers as programs against the tests of their records, each in a process of its own, locked in."""
+"""Answers as programs against the tests of their records, by the judge of HumanEval (`engine.evaluate.trial`).
+
+A record's wanted answer is tried first: tests that it does not pass - as they need what the judge cannot see, such as
+what a program prints, or as they are wrong - say nothing about a model, so that record is left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
-from engine.evaluate.sandbox import Limits, Sandbox
+from engine.contract.eval_results import EvalExample
+from engine.evaluate.sandbox import Limits
 from engine.evaluate.scorers import code_of
 from engine.evaluate.trial import PASSED, trial_of
+from engine.evaluate.verdicts import verdicts_of
 
 LIMITS = Limits(cpu_s=10, wall_s=30.0)
+NAME = "unit_tests"
 
 
-def pass_tests(predictions: Sequence[str], tests: Sequence[str]) -> list[float | None]:
-    """Return 1 for each answer whose code passes its tests, else 0; None where there are none.
-
-    A program that ends early has not passed: its tests must come to their end.
+def pass_tests(examples: Sequence[EvalExample], tests: Sequence[str]) -> tuple[list[EvalExample], list[float | None]]:
+    """Try the code of each answer.
 
     Args:
-        predictions: Answers, code or chat with a fenced block.
-        tests: Python that fails unless the code before it is right, one text per answer; empty = none.
+        examples: Answers, code or chat with a fenced block.
+        tests: Python that fails unless the code is right, one text per answer; empty = none.
+
+    Returns:
+        The examples with their verdicts as notes; 1 for each whose code passes its tests, else 0, None where there are
+        no tests or the wanted answer does not pass them either.
 
     Raises:
         UserError: If programs cannot be locked in on this machine.
     """
     places = [place for place, text in enumerate(tests) if text.strip()]
-    values: list[float | None] = [None] * len(predictions)
-    if not places:
-        return values
-    trials = [trial_of(code_of(predictions[place]), tests[place], inside=True) for place in places]
-    for place, outcome in zip(places, Sandbox().run_all(trials, LIMITS), strict=True):
-        values[place] = float(outcome.end == "exited" and outcome.status == 0 and outcome.stdout == f"{PASSED}\n")
-    return values
+    wanted = _verdicts(tuple(trial_of(code_of(examples[place].reference), tests[place]) for place in places))
+    fair = [place for place, verdict in zip(places, wanted, strict=True) if verdict == PASSED]
+    found = verdicts_of([trial_of(code_of(examples[place].prediction), tests[place]) for place in fair], LIMITS)
+    told = dict(zip(fair, found, strict=True))
+    values = [float(told[place] == PASSED) if place in told else None for place in range(len(examples))]
+    for place, verdict in zip(places, wanted, strict=True):
+        told.setdefault(place, f"left out: the wanted answer does not pass ({verdict})")
+    noted = [
+        replace(example, notes={**example.notes, NAME: told[place]}) if place in told else example
+        for place, example in enumerate(examples)
+    ]
+    return noted, values
+
+
+@lru_cache(maxsize=8)
+def _verdicts(trials: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the verdicts of wanted answers, which are the same for each model that is measured."""
+    return tuple(verdicts_of(trials, LIMITS)) if trials else ()

@@ -19,7 +19,7 @@ from engine.data.humaneval import FILE, Problem, load_humaneval, read_problems
 from engine.evaluate import humaneval
 from engine.evaluate.humaneval import HumanEval, humaneval_dataset, judge, pass_at_k, run_programs
 from engine.evaluate.programs import program_of
-from engine.evaluate.sandbox import Limits, Sandbox, level_fault, working_level
+from engine.evaluate.sandbox import Limits, working_level
 from engine.model.tokenizer import load_tokenizer
 from engine.train.main import train
 from tests.tiny_run import new_attempt
@@ -67,74 +67,6 @@ def test_every_verdict_says_why(monkeypatch):
     verdicts = run_programs([PROBLEM] * len(bodies), [PROBLEM.prompt + body for body in bodies.values()])
     for expected, verdict in zip(bodies, verdicts, strict=True):
         assert verdict.startswith(expected)
-
-
-FORGED = """
-    import gc, os, sys
-    seen = open(__file__).read() if "__file__" in globals() else ""
-    seen += "".join(str(one) for one in gc.get_objects() if isinstance(one, (str, dict, list)))
-    frame = sys._getframe()
-    while frame:
-        seen, frame = seen + str(frame.f_locals), frame.f_back
-    assert "candidate" + "(3) == " + "6" not in seen, "it saw its tests"
-"""
-EQUAL = "type('Equal', (), {'__eq__': lambda self, other: True})()"
-WRITE = """
-    for number in range(64):
-        try: os.write(number, b'passed\\n')
-        except OSError: pass
-"""
-TRICKS = {
-    "prints and leaves": "    print('passed'); import os, sys; sys.stdout.flush(); os._exit(0)",
-    "sys.exit": "    import sys; print('passed'); sys.exit(0)",
-    "raises SystemExit": "    raise SystemExit",
-    "ends at once": "    pass\nprint('passed'); import os; os._exit(0)",
-    "changes assert": "    import builtins; builtins.AssertionError = SystemExit; return 1",
-    "equals everything": f"    return {EQUAL}",
-    "equals everything, in a list": f"    return [{EQUAL}]",
-    "looks for a word": FORGED + "    return 1",
-    "writes everywhere": "    import os" + WRITE + "    os._exit(0)",
-    "writes to the judge's files": """
-    import glob, os
-    for path in ["/dev/stdout", *glob.glob("/proc/[0-9]*/fd/*")]:
-        try: open(path, "w").write("passed\\n")
-        except OSError: pass
-    os._exit(0)""",
-    "looks into the judge": """
-    import glob
-    for path in glob.glob("/proc/[0-9]*/mem"):
-        if path.split("/")[2] != "self":
-            try: open(path, "r+b")
-            except OSError: continue
-            if int(path.split("/")[2]) == __import__("os").getppid(): return 6
-    raise OSError""",
-    "kills the judge": "    import os, signal; os.kill(os.getppid(), signal.SIGKILL); return 6",
-    "answers for itself": """
-    import os
-    for number in range(64):
-        try: os.write(number, b'{"number": "0", "value": 6, "arguments": null}\\n' * 3)
-        except OSError: pass
-    os._exit(0)""",
-    "gives the judge modules": """    pass
-for name in ("math", "json", "random", "decimal", "traceback"):
-    open(name + ".py", "w").write("print('passed'); import os; os._exit(0)")
-def double(x): return 0""",
-    "says StopIteration": "    raise StopIteration",
-}
-
-
-@boxed
-@pytest.mark.parametrize("level", ["namespaces", "landlock"])
-def test_no_trick_is_a_pass(level: str, monkeypatch: pytest.MonkeyPatch):
-    if level_fault(level):
-        pytest.skip(level_fault(level))
-    monkeypatch.setattr(humaneval, "Sandbox", lambda: Sandbox(level))
-    verdicts = run_programs([PROBLEM] * len(TRICKS), [PROBLEM.prompt + body for body in TRICKS.values()])
-    found = dict(zip(TRICKS, verdicts, strict=True))
-    assert [name for name, verdict in found.items() if verdict.startswith("passed")] == []
-    # it ran to its end: neither its own file, nor its memory, nor the frames above it hold the tests
-    assert found["looks for a word"].startswith("wrong: AssertionError") and "saw" not in found["looks for a word"]
-    assert found["looks into the judge"].startswith("error: OSError")
 
 
 @boxed

@@ -15,7 +15,6 @@ from engine.contract.recipe_evaluate import EvaluateSection
 from engine.evaluate.heldout import record_tests
 from engine.evaluate.judge import KEY, Judge, read_grade
 from engine.evaluate.scorers import SCORERS, code_of, parses
-from engine.evaluate.unit_tests import pass_tests
 
 
 def test_every_declared_scorer_is_there():
@@ -55,33 +54,16 @@ def test_hostile_texts_are_no_programs_and_hurt_nobody(text: str):
         scorer(text.encode("utf-8", "replace").decode()[:3000], "x = 1")
 
 
-def test_programs_pass_the_tests_of_their_records_and_cannot_leave_before():
-    tests = "assert double(3) == 6"
-    answers = {
-        "def double(x):\n    return 2 * x": 1.0,
-        "Here:\n```python\ndef double(x):\n    return x + x\n```\nDone.": 1.0,
-        "def double(x):\n    return x": 0.0,
-        "import sys; sys.exit(0)": 0.0,
-        "import os; os._exit(0)": 0.0,
-        "def double(x):\n    print('passed'); raise SystemExit": 0.0,
-        "print(open(__file__).read()) if '__file__' in globals() else print('passed')\nraise SystemExit": 0.0,
-        """import os
-for number in range(64):
-    try: os.write(number, b'{"number": "0"}\\n' * 3)
-    except OSError: pass
-os._exit(0)""": 0.0,
-        "class Number(int): pass\ndef double(x):\n    return Number(2 * x)": 1.0,
-        "no program": 0.0,
-        "": 0.0,
-    }
-    assert pass_tests(list(answers), [tests] * len(answers)) == list(answers.values())
-    assert pass_tests(["x", "y"], ["", " "]) == [None, None]
-
-
 def test_tests_stand_in_the_record_as_a_text_or_a_list():
     assert record_tests({"tests": ["assert 1", "assert 2"]}) == "assert 1\nassert 2"
     assert record_tests({"prompt": "p", "test": "assert f()"}) == "assert f()"
     assert record_tests({"tests": [1], "test": 3}) == ""
+    # as MBPP and HumanEval have them
+    assert record_tests({"test_imports": ["import math"], "test_list": ["assert f()"]}) == "import math\nassert f()"
+    check = "def check(candidate):\n    assert candidate()"
+    assert record_tests({"test": check, "entry_point": "f"}) == f"{check}\ncheck(f)"
+    assert record_tests({"test": f"{check}\ncheck(f)", "entry_point": "f"}) == f"{check}\ncheck(f)"
+    assert record_tests({"test": check, "entry_point": "f(); import os"}) == check
 
 
 def test_an_open_fence_holds_the_rest():

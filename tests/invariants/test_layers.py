@@ -79,7 +79,7 @@ def test_no_value_reaches_a_shell_and_no_model_code_is_trusted():
                 continue
             name = ast.unparse(node.func)
             keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            boxed = file.name == "trial.py" and name == "exec"  # the text that the sandbox runs
+            boxed = file.name in ("trial.py", "on_trial.py") and name == "exec"  # the text that the sandbox runs
             if (
                 keywords.get("shell") == "True"
                 or not boxed
