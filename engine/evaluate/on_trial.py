@@ -78,7 +78,7 @@ class _Program:
             except Exception as error:  # noqa: BLE001 - the judge raises it again
                 answer = {"raised": _family(type(error)), "text": said(error)}
             self._write({"number": request["number"], **answer})
-        return {"raised": "EOFError", "text": "the judge has left"}
+        return {"raised": "EOFError", "text": ""}
 
     def _done(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["kind"] == "program":

@@ -177,10 +177,9 @@ class _Line:
             return Theirs(self, int(inner))
         if kind == "module":
             return importlib.import_module(inner)
-        name, *bases = inner  # of an exception
-        known = getattr(builtins, name, None) or self._exceptions.get(name)
-        if known is None:
-            known = self._exceptions[name] = type(name, (self._exception_of(bases) or Exception,), {})
+        if (known := self._exception_of(inner[:1])) is None:
+            known = type(inner[0], (self._exception_of(inner) or Exception,), {})
+            self._exceptions[inner[0]] = known
         return known
 
     def _called(self, answer: dict[str, Any]) -> dict[str, Any]:
