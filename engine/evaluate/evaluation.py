@@ -8,9 +8,8 @@ An interrupted evaluation goes on where it was: whole files are kept, and answer
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from engine.contract.taskfile import Message, write_messages
 from engine.data.codec import Codec
 from engine.data.hub import fetch_dataset, local_recipe
 from engine.evaluate.harness import Harness, measure_harness
-from engine.evaluate.heldout import Dataset, Scored, heldout_datasets, retention_task
+from engine.evaluate.heldout import Dataset, Scored, digest, heldout_datasets, retention_task
 from engine.evaluate.judge import Judge
 from engine.evaluate.loss import example_losses
 from engine.evaluate.models import Models
@@ -182,12 +181,12 @@ class _Evaluation:
                 "max_length": data.max_length,
                 "truncation": data.truncation,
                 "assistant_turns": data.assistant_turns,
-                "examples": _digest(dataset.row_ids),
+                "examples": digest(dataset.row_ids),
             }
             return EvalInputs(subject=subject, dataset=dataset.name, kind="loss", settings=settings, weights=weights)
         decoding = asdict(dataset.decoding or self.decoding)
         decoding["stop"] = list(decoding["stop"])  # as JSON gives it back
-        settings = {**decoding, **dataset.settings, "examples": _digest([prompt.id for prompt in dataset.prompts])}
+        settings = {**decoding, **dataset.settings, "examples": digest([prompt.id for prompt in dataset.prompts])}
         return EvalInputs(subject=subject, dataset=dataset.name, kind=dataset.kind, settings=settings, weights=weights)
 
     def _losses(self, subject: str, datasets: Sequence[Dataset]) -> None:
@@ -295,7 +294,3 @@ class _Evaluation:
 
 def _cost(kind: str, dataset: Dataset) -> float:
     return float(len(dataset.rows)) if kind == "loss" else ANSWER_COST * len(dataset.prompts)
-
-
-def _digest(names: Sequence[str] | Iterator[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]

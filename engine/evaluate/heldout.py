@@ -8,6 +8,7 @@ Prompts are cut out of the encoded examples, so that a model is asked exactly as
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,7 +147,13 @@ def task_dataset(section: TaskSection, heldout: StoredRows, recipe: Recipe) -> D
         rows=heldout,
         row_ids=tuple(ids),
         scorers=recipe.evaluate.scorers_of(section.name),
+        settings={"tests": digest(prompt.tests for prompt in prompts)} if any(p.tests for p in prompts) else {},
     )
+
+
+def digest(texts: Iterable[str]) -> str:
+    """Return a short name of some texts in their order."""
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 Place = tuple[str, int]

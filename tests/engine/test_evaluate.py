@@ -20,6 +20,7 @@ from engine.contract.rundir import RunDir, create_run_at
 from engine.evaluate import turn
 from engine.evaluate.evaluation import Wanted, evaluate_run
 from engine.evaluate.models import choose_subjects
+from engine.evaluate.sandbox import working_level
 from engine.evaluate.scorers import exact_match
 from engine.generate.generator import Generator
 from engine.launch.devices import inventory
@@ -89,6 +90,26 @@ def test_what_is_there_is_kept_and_a_new_scorer_only_scores(run, monkeypatch):
         by_hand = [exact_match(example.prediction, example.reference) for example in result.examples]
         assert list(result.scores["exact_match"].values) == by_hand
         assert all(e.reference.startswith("cba ") and e.prompt.startswith("abc ") for e in result.examples)
+
+
+@pytest.mark.skipif(not working_level(), reason="programs cannot be locked in here")
+def test_tests_of_records_judge_answers_that_are_there_already(run, tmp_path):
+    rows = [
+        {"prompt": "one", "completion": "x = 1", "tests": ["assert x == 1"]},
+        {"prompt": "two", "completion": "x = 1", "tests": "assert x == 2"},
+    ]
+    path = tmp_path / "short.heldout.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for scorers in ("exact_match", "exact_match, unit_tests"):
+        evaluate(run, f"tasks.0.eval_path={path}", f"evaluate.scorers=[{scorers}]", subjects="latest")
+    found = by_subject(run, "short", "answers")["step-000006"]
+    assert [example.reference for example in found.examples] == ["x = 1"] * 2
+    told = {example.prompt: example.notes["unit_tests"] for example in found.examples}
+    assert told["one"].startswith(("wrong", "error")) and told["two"].startswith("left out: the wanted answer")
+    assert (sum(found.scores["unit_tests"].counts), found.scores["unit_tests"].mean) == (1, 0.0)
+    path.write_text(path.read_text().replace("x == 2", "x == 1"))  # mended: measured anew
+    evaluate(run, f"tasks.0.eval_path={path}", "evaluate.scorers=[unit_tests]", subjects="latest")
+    assert sum(by_subject(run, "short", "answers")["step-000006"].scores["unit_tests"].counts) == 2
 
 
 def test_an_interrupted_evaluation_goes_on(run):
