@@ -1,5 +1,5 @@
 // Two conversations side by side.  value: {columns: [{side, name, turns: [{role, content, over?, state?}]}], phase?, answering?, finished?,
-// problem?, fix?, note?, empty?, gold?, held_in?, memory?}; see studio/logic/chat.py.  Also the keys of the page and its draft.
+// problem?, fix?, note?, empty?, gold?, held_in?, seat?, memory?}; see studio/logic/chat.py.  Also the keys of the page and its draft.
 const DRAFT = "studio.chat.draft";
 const live = h("div.st-unseen", { role: "status", "aria-live": "polite" });
 const place = h("div.chat-place");
@@ -45,7 +45,7 @@ function facts(value) {
   const memory = value.memory || {};
   const lines = [value.held_in ? h("span", {}, `Base model in memory: ${value.held_in}`) : null,
     memory.memory_bytes ? h("span.num", {}, `Memory of the chat process: ${size(memory.memory_bytes)}`) : null,
-    memory.gpu_bytes ? h("span.num", {}, `On the GPU: ${size(memory.gpu_bytes)}`) : null].filter(Boolean);
+    memory.gpu_bytes ? h("span.num", {}, `On the GPU: ${size(memory.gpu_bytes)}`) : null, value.seat ? h("span.note-line", {}, value.seat) : null].filter(Boolean);
   return lines.length ? h("p.sub.state-line", { id: "chat-facts" }, lines) : null;
 }
 

@@ -38,6 +38,8 @@ class Loaded:
 
     held_in: str
     """How the base model is held; empty if it is not needed."""
+    seat: str = ""
+    """Why it answers where it does; empty if no run is in the way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     in   {"id", "op": "ask", "base", "rows": [{"speaker", "messages"}], "temperature", ..., "drop_oldest"}
          {"op": "cancel"}
     out  {"id", "event": "progress", "text"}                 what is being loaded
-         {"id", "event": "loaded", "held_in", "memory_bytes", "gpu_bytes"}
+         {"id", "event": "loaded", "held_in", "seat", "memory_bytes", "gpu_bytes"}
          {"id", "event": "token", "row", "text"}             a piece of an answer, empty when nothing follows
          {"id", "event": "done", "row", ...Answer}           an answer
          {"id", "event": "end", "memory_bytes", "gpu_bytes"}    or    {"id", "event": "error", "problem", "fix"}
@@ -111,7 +111,7 @@ class Worker:
         models.tell = lambda text: self.say(request, "progress", text=text)
         speakers = [Speaker(**row["speaker"]) for row in request["rows"]]
         models.bring(speakers)
-        self.say(request, "loaded", held_in=models.held_in, **models.memory())
+        self.say(request, "loaded", held_in=models.held_in, seat=self.seat(), **models.memory())
         sampling = read_sampling(request)
         questions = [
             Question(

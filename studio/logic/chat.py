@@ -130,7 +130,7 @@ def view(talk: Talk, names: tuple[str, str] = ("", ""), **more: Any) -> dict[str
     Args:
         talk: The turns so far.
         names: Who answers left and right.
-        more: phase, problem, fix, note, empty, gold, held_in, memory, answering, finished.
+        more: phase, problem, fix, note, empty, gold, held_in, seat, memory, answering, finished.
     """
     columns = [{"side": side, "name": name, "turns": talk[side]} for side, name in zip(SIDES, names, strict=True)]
     return {"columns": columns, **{key: value for key, value in more.items() if value}}
@@ -187,7 +187,7 @@ def answer(client: ChatClient, root: DataRoot, ask: Ask, talk: Talk) -> Iterator
     except UserError as error:
         for side in SIDES:
             del talk[side][before[side] :]
-        kept = {key: known[key] for key in ("gold", "held_in") if key in known}
+        kept = {key: known[key] for key in ("gold", "held_in", "seat") if key in known}
         yield view(talk, names, problem=error.problem, fix=error.fix, memory=memory_of(client), **kept)
         return
     known |= {"phase": "", "answering": False, "finished": True, "memory": memory_of(client)}
@@ -199,8 +199,8 @@ def _hear(said: Said, talk: Talk, known: dict[str, Any], ask: Ask) -> bool:
     match said:
         case Progress(text):
             known["phase"] = text
-        case Loaded(held_in):
-            known |= {"held_in": held_in, "phase": "", "answering": True}
+        case Loaded(held_in, seat):
+            known |= {"held_in": held_in, "seat": seat, "phase": "", "answering": True}
         case Piece(row, text):
             turn = talk[SIDES[row]][-1]
             turn["content"] += text

@@ -18,6 +18,7 @@ from engine.contract.rundir import open_run
 from engine.contract.taskfile import Example, iter_examples
 
 PROMPTS_PER_TASK = 20
+NO_HELD_OUT = "No task of this run has a held-out file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +40,26 @@ def tasks(root: DataRoot, run_id: str) -> list[str]:
 
 
 def prompts(root: DataRoot, run_id: str, task: str) -> list[Prompt]:
-    """Return some held-out examples of a task that begin with a question; none if its file is gone."""
-    if not run_id:
-        return []
-    found = next((item for item in open_run(root.runs, run_id).recipe().tasks if item.name == task), None)
+    """Return some held-out examples of a task that begin with a question.
+
+    Raises:
+        UserError: If there is none, with the reason.
+    """
+    tasks_of_run = open_run(root.runs, run_id).recipe().tasks if run_id else ()
+    found = next((item for item in tasks_of_run if item.name == task), None)
     if found is None or not found.eval_path:
-        return []
-    try:
-        path = on_disk(found.eval_path, root)
-        examples = iter_examples(path, found.columns) if path else iter(())
-        asked = (example for example in examples if any(message.role == "user" for message in example.messages))
-        return [_prompt(task, example) for example in itertools.islice(asked, PROMPTS_PER_TASK)]
-    except UserError:
-        return []
+        raise UserError(NO_HELD_OUT, fix="write a question of your own.")
+    path = on_disk(found.eval_path, root)
+    if path is None or not path.exists():
+        raise UserError(
+            f"The held-out file of this task is gone: {found.eval_path}", fix="write a question of your own."
+        )
+    examples = iter_examples(path, found.columns)
+    asked = (example for example in examples if any(message.role == "user" for message in example.messages))
+    items = [_prompt(task, example) for example in itertools.islice(asked, PROMPTS_PER_TASK)]
+    if not items:
+        raise UserError("No held-out example of this task has a question.", fix="write a question of your own.")
+    return items
 
 
 def labels(items: list[Prompt]) -> list[tuple[str, int]]:

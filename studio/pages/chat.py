@@ -192,7 +192,7 @@ class _Page:
             gr.Dropdown(speakers, value=left),
             gr.Dropdown(speakers, value=right),
             gr.Dropdown(tasks, value=None),
-            gr.Dropdown([], value=None),
+            gr.Dropdown([], value=None, info=chat_prompts.NO_HELD_OUT if run_id and not tasks else ""),
             self.snippets(run_id, right),
         )
         return picked, (left or "", right or "")
@@ -203,17 +203,19 @@ class _Page:
 
     def choose_task(self, run_id: str | None, task: str | None) -> tuple[Any, str, str, dict[str, str]]:
         """Fill in the first held-out prompt of a task."""
-        items = chat_prompts.prompts(self.root, run_id or "", task or "")
-        picker = gr.Dropdown(chat_prompts.labels(items), value=0 if items else None)
-        return picker, *self.choose_prompt(run_id, task, 0)
+        try:
+            items, why = chat_prompts.prompts(self.root, run_id or "", task or ""), ""
+        except UserError as error:
+            items, why = [], error.problem if task else ""
+        picker = gr.Dropdown(chat_prompts.labels(items), value=0 if items else None, info=why)
+        return picker, *_filled(items, 0)
 
     def choose_prompt(self, run_id: str | None, task: str | None, index: int | None) -> tuple[str, str, dict[str, str]]:
         """Fill in a held-out prompt, and remember which answer belongs to it."""
-        items = chat_prompts.prompts(self.root, run_id or "", task or "")
-        if index is None or not 0 <= index < len(items):
-            return "", "", {}
-        chosen = items[index]
-        return chosen.text, chosen.system, {"question": chosen.text, "answer": chosen.gold}
+        try:
+            return _filled(chat_prompts.prompts(self.root, run_id or "", task or ""), index)
+        except UserError:
+            return _filled([], index)
 
     def ask(self, *values: Any) -> Iterator[tuple[Any, ...]]:
         """Stream both answers into the columns; the question leaves its box, and comes back if there is a problem."""
@@ -251,6 +253,14 @@ class _Page:
         """End the worker process and give its memory back."""
         self.client.unload()
         return chat.view(talk, (left or "", right or ""), note=UNLOADED)
+
+
+def _filled(items: list[chat_prompts.Prompt], index: int | None) -> tuple[str, str, dict[str, str]]:
+    """Return question, system prompt and the answer that belongs to them."""
+    if index is None or not 0 <= index < len(items):
+        return "", "", {}
+    chosen = items[index]
+    return chosen.text, chosen.system, {"question": chosen.text, "answer": chosen.gold}
 
 
 def _read(

@@ -42,7 +42,7 @@ class Echo:
     def ask(self, base, rows, **settings):
         self.asked.append((base, rows, settings))
         yield Progress("loading the base model")
-        yield Loaded("float32")
+        yield Loaded("float32", "GPU 0 is used by a run: answering on GPU 1.")
         for row, (speaker, _) in enumerate(rows):
             yield Piece(row, speaker.name[:2])
         if self.fail:
@@ -78,6 +78,7 @@ def test_both_sides_answer_with_their_own_history(root):
     assert speaker.kind == "adapter" and speaker.folder.endswith("step-000004")
     last = views[-1]
     assert last["finished"] and last["gold"] == "g" and last["held_in"] == "float32" and last["memory"]["memory_bytes"]
+    assert last["seat"].endswith("answering on GPU 1.")  # still there when all is said
     state = last["columns"][1]["turns"][-1]["state"]
     assert state["speaker"] == "I am step-000004" and state["notes"] == ["Said."]
 
@@ -139,7 +140,9 @@ def test_tasks_and_prompts(root):
     assert chat_prompts.tasks(root, "r1") == ["sql", "bug-fix"]
     prompts = chat_prompts.prompts(root, "r1", "sql")
     assert len(prompts) > 3 and prompts[0].system and prompts[0].gold.startswith('"""')
-    assert chat_prompts.prompts(root, "r1", "bug-fix") == [] == chat_prompts.prompts(root, "r1", "no such task")
+    for task, why in (("bug-fix", "is gone"), ("no such task", "no task of this run")):
+        with pytest.raises(UserError, match=f"(?i){why}"):
+            chat_prompts.prompts(root, "r1", task)
 
 
 @pytest.mark.parametrize("weights", ["../../etc", "merged/../..", "", "merged/nothing", "step-000009", "r1:base"])
