@@ -19,6 +19,7 @@ from engine.contract.taskfile import Example, iter_examples
 
 PROMPTS_PER_TASK = 20
 NO_HELD_OUT = "No task of this run has a held-out file."
+OWN = "write a question of your own."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +44,23 @@ def prompts(root: DataRoot, run_id: str, task: str) -> list[Prompt]:
     """Return some held-out examples of a task that begin with a question.
 
     Raises:
-        UserError: If there is none, with the reason.
+        UserError: If there is none; the problem is a sentence of ours without names and paths, for a place that draws markup.
     """
     tasks_of_run = open_run(root.runs, run_id).recipe().tasks if run_id else ()
     found = next((item for item in tasks_of_run if item.name == task), None)
     if found is None or not found.eval_path:
-        raise UserError(NO_HELD_OUT, fix="write a question of your own.")
+        raise UserError(NO_HELD_OUT, fix=OWN)
     path = on_disk(found.eval_path, root)
     if path is None or not path.exists():
-        raise UserError(
-            f"The held-out file of this task is gone: {found.eval_path}", fix="write a question of your own."
-        )
-    examples = iter_examples(path, found.columns)
-    asked = (example for example in examples if any(message.role == "user" for message in example.messages))
-    items = [_prompt(task, example) for example in itertools.islice(asked, PROMPTS_PER_TASK)]
+        raise UserError("The held-out file of this task is no longer where the recipe says.", fix=OWN)
+    try:
+        examples = iter_examples(path, found.columns)
+        asked = (example for example in examples if any(message.role == "user" for message in example.messages))
+        items = [_prompt(task, example) for example in itertools.islice(asked, PROMPTS_PER_TASK)]
+    except UserError as error:
+        raise UserError("The held-out file of this task cannot be read.", fix=error.problem) from None
     if not items:
-        raise UserError("No held-out example of this task has a question.", fix="write a question of your own.")
+        raise UserError("No held-out example of this task has a question.", fix=OWN)
     return items
 
 

@@ -140,7 +140,7 @@ def test_tasks_and_prompts(root):
     assert chat_prompts.tasks(root, "r1") == ["sql", "bug-fix"]
     prompts = chat_prompts.prompts(root, "r1", "sql")
     assert len(prompts) > 3 and prompts[0].system and prompts[0].gold.startswith('"""')
-    for task, why in (("bug-fix", "is gone"), ("no such task", "no task of this run")):
+    for task, why in (("bug-fix", "no longer where the recipe says"), ("no such task", "no task of this run")):
         with pytest.raises(UserError, match=f"(?i){why}"):
             chat_prompts.prompts(root, "r1", task)
 
