@@ -44,7 +44,7 @@ def prompts(root: DataRoot, run_id: str, task: str) -> list[Prompt]:
     """Return some held-out examples of a task that begin with a question.
 
     Raises:
-        UserError: If there is none; the problem is a sentence of ours without names and paths, for a place that draws markup.
+        UserError: If there is none; the problem is ours word for word, no name or path in it: the page draws markup.
     """
     tasks_of_run = open_run(root.runs, run_id).recipe().tasks if run_id else ()
     found = next((item for item in tasks_of_run if item.name == task), None)
