@@ -55,6 +55,7 @@ class Case:
 
 
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 384}
+HEAD_TOO = {"lora": {"target_modules": ["q_proj", "v_proj", "lm_head"]}}
 CASES = (
     Case(name="lora"),
     Case(name="lora, short rows", share=0.25),
@@ -63,6 +64,9 @@ CASES = (
     Case(name="lora, one row of 2048", length=2048, batch=1, hidden=768, inner=2048, heads=12),
     Case(name="lora, vocabulary 152,000", vocab=152_000, batch=8),
     Case(name="lora, dropout", sections={"lora": {"lora_dropout": 0.05}}),
+    Case(name="lora, output head adapted", sections=HEAD_TOO),
+    Case(name="lora, output head adapted, bfloat16", dtype="bfloat16", tied=False, sections=HEAD_TOO),
+    Case(name="lora, output head adapted, padded", share=0.5, sections={**HEAD_TOO, "data": {"packing": "padding"}}),
     Case(name="lora, bfd packs", share=0.25, sections={"data": {"packing": "bfd"}}),
     Case(name="lora, padded", share=0.5, sections={"data": {"packing": "padding"}}),
     Case(name="lora, sliding window", family="mistral", more={"sliding_window": 256}),
@@ -156,8 +160,11 @@ def run_case(case: Case, device: str) -> dict[str, Any]:
 
     from engine.contract.memory import estimate_memory
     from engine.contract.model_facts import read_config
+    from engine.contract.places import data_root
     from engine.contract.recipe import Recipe
     from engine.contract.rundir import create_run_at
+    from engine.data.codec import Codec
+    from engine.data.prepare import prepare
     from engine.data.preview import micro_batch_tokens
     from engine.launch.devices import inventory
     from engine.train import main as training
@@ -178,7 +185,7 @@ def run_case(case: Case, device: str) -> dict[str, Any]:
         trainer.train()
         peak = torch.cuda.max_memory_reserved() if device == "cuda" else peak_bytes()
         native = torch.cuda.is_bf16_supported() if device == "cuda" else inventory().cpu_bf16
-        prepared = training._read_data(run, recipe, RunRecord(run, attempt=1, rank=0), trainer.processing_class)
+        prepared = prepare(recipe, Codec.of(trainer.processing_class), data_root().prepared)
         kind: Any = {"device": device, "native_bf16": native}
         config = read_config(model) or {}
         blind = estimate_memory(recipe, config, **kind)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.contract.files import read_json
+from engine.contract.models import STARTER_MODEL
 from engine.contract.places import DataRoot
 from engine.contract.rundir import RunDir
 from engine.contract.speakers import base_of, find_speaker
@@ -34,17 +35,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine(home: Path, *words: str) -> str:
-    """Run `python -m engine ...` and return what it printed."""
+    """Run `python -m engine ...` and return what it printed as its result."""
+    return ran(home, *words).stdout
+
+
+def ran(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "MFT_STUDIO_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     argv = [sys.executable, "-m", "engine", *words]
     result = subprocess.run(argv, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    return result.stdout
+    return result
 
 
 @pytest.fixture(scope="module")
-def run(home: Path) -> RunDir:
-    engine(home, "fetch")
+def fetched(home: Path) -> subprocess.CompletedProcess[str]:
+    return ran(home, "fetch")
+
+
+@pytest.fixture(scope="module")
+def run(home: Path, fetched) -> RunDir:
     changes = ["optim.max_steps=12", "optim.warmup_steps=2", "data.max_eval_samples=6", "record.eval_steps=12"]
     flags = [word for change in changes for word in ("--set", change)]
     told = engine(home, "train", "presets/starter.yaml", "--output-dir", str(home / "runs" / "real"), *flags)
@@ -52,7 +61,12 @@ def run(home: Path) -> RunDir:
     return RunDir(home / "runs" / "real")
 
 
-def test_the_fetched_starter_ends_its_turns(home: Path, run: RunDir):
+def test_without_a_terminal_fetch_says_what_it_has_and_nothing_else(home: Path, fetched):
+    folder = DataRoot(home).models / "huggingfacetb--smollm2-135m-instruct"
+    assert fetched.stdout.splitlines() == [STARTER_MODEL, f"  {folder}"] and not fetched.stderr
+
+
+def test_the_fetched_starter_ends_its_turns(home: Path, fetched):
     folder = DataRoot(home).models / "huggingfacetb--smollm2-135m-instruct"
     from transformers import AutoConfig, AutoTokenizer
 

@@ -20,6 +20,9 @@ from typing import Any
 from engine.contract.errors import UserError
 from engine.contract.redact import redact
 
+LONGEST_SLUG = 64
+"""Characters of a file name made from a text."""
+
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
     """Write `text` to `path` atomically: readers see the old content or the new, never a mixture.
@@ -140,9 +143,9 @@ def finite(value: Any) -> Any:
 
 
 def slug(text: str, *, fallback: str = "item") -> str:
-    """Return a file-name-safe version of `text`: [a-z0-9._-], at most 64 long, never starting with a dot or dash."""
+    """Return `text` as a file name: [a-z0-9._-], at most `LONGEST_SLUG` long, never starting with a dot or dash."""
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9._-]+", "-", ascii_text).strip("-._")[:64].strip("-._") or fallback
+    return re.sub(r"[^a-z0-9._-]+", "-", ascii_text).strip("-._")[:LONGEST_SLUG].strip("-._") or fallback
 
 
 def child(root: Path, name: str) -> Path:

@@ -2,7 +2,8 @@
 
     config.json values + Recipe + device [+ tokens of a micro-batch] -> MemoryEstimate        arithmetic only, no torch
 
-What is counted is what this engine does: no logits are kept (`engine.train.kernel`), documents attend by themselves,
+What is counted is what this engine does: no logits are kept (`engine.train.kernel`) unless the output head has an
+adapter, documents attend by themselves,
 on the CPU LoRA's layers keep their input once (`engine.model.low_rank`).  `benchmarks/memory_fit.py` compares the
 ranges with measured peaks.
 
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.contract.model_facts import UNGATED_MLP, config_size, count_parameters, num_trainable
+from engine.contract.model_facts import UNGATED_MLP, adapts_head, config_size, count_parameters, num_trainable
 from engine.contract.recipe import Recipe
 
 GIB = 2**30
@@ -43,6 +44,8 @@ BASE_BYTES: dict[Device, tuple[int, int]] = {
 """Python and its libraries; on a GPU the CUDA context and the libraries' workspaces."""
 CHUNK_BYTES = 1 << 25
 """Logits that the loss kernel holds at once, float32."""
+LOGIT_BYTES = 12
+"""Per logit where they are kept: itself, its log softmax and its gradient, in float32 or at times two in 16 bit."""
 SHORTEST_SHARE = {"bfd": 0.8}
 """Smallest micro-batch to be expected, as a share of what `max_length` allows, while the rows are not measured."""
 
@@ -117,6 +120,7 @@ def estimate_memory(
         activations   N * L * (c_H H + c_K K + c_I I), or N * L * H and some layers with gradient checkpointing
         attention     scores (eager) or masks where documents cannot attend one by one, N^2
         loss          a chunk of logits, the gradient of the hidden states, and that of a trained head
+        logits        with an adapter on the output head: at most N * V in float32, three times
 
     Args:
         recipe: The recipe.
@@ -151,6 +155,7 @@ def estimate_memory(
         "gradients": 4 * trained,
         "sent gradients": 4 * trained if recipe.launch.num_processes > 1 else 0,
     }
+    logits = LOGIT_BYTES * tokens[1] * vocab if adapts_head(recipe) else 0  # low end: hardly a token is supervised
     base = BASE_BYTES[device]
     ranges: list[tuple[str, int, int]] = [
         *((name, size, size) for name, size in known.items()),
@@ -158,6 +163,7 @@ def estimate_memory(
         ("activations", *_activations(recipe, config, tokens, number, device)),
         ("attention", *_attention(recipe, config, tokens, number, device)),
         ("loss", loss[0], 2 * (loss[1] + head)),
+        ("logits", 0, logits),
         ("overhead", base[0], base[1] + weights // 20),
     ]
     return MemoryEstimate(ranges=tuple(part for part in ranges if part[2]))

@@ -22,6 +22,9 @@ MAX_CONFIG_BYTES = 4_000_000
 UNGATED_MLP = frozenset({"starcoder2", "gpt_neox", "gpt2", "gpt_bigcode", "phi", "falcon", "opt"})
 """Model types whose MLP has two matrices; all others are taken to have gate, up and down."""
 
+OUTPUT_HEADS = frozenset({"lm_head", "embed_out", "output_layer"})
+"""What families call the layer that makes the logits."""
+
 
 def _llama(
     vocab: int, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, **more: Any
@@ -176,8 +179,8 @@ def num_parameters(config: Mapping[str, Any]) -> int:
 def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
     """Return the number of trained weights: all of them, or r * (in + out) per adapted linear layer.
 
-    Routers get no adapter, fused experts r * (in + out) each with `target_experts`.  A list in `target_modules` is
-    matched on the usual names (`q_proj`, ...).
+    Routers get no adapter, fused experts r * (in + out) each with `target_experts`, the output head only by name.  A
+    list in `target_modules` is matched on the usual names (`q_proj`, ...).
     """
     if recipe.method == "full":
         return num_parameters(config)
@@ -202,7 +205,14 @@ def num_trainable(recipe: Recipe, config: Mapping[str, Any]) -> int:
     if experts and recipe.lora.target_experts:
         width = config_size(config, "moe_intermediate_size", "intermediate_size", "n_inner", default=4 * hidden)
         each += experts * (hidden + 2 * width + width + hidden)
-    return recipe.lora.r * layers * each
+    head = hidden + config_size(config, "vocab_size") if adapts_head(recipe) else 0
+    return recipe.lora.r * (layers * each + head)
+
+
+def adapts_head(recipe: Recipe) -> bool:
+    """Whether a LoRA adapter lies on the output head; then its logits are kept (`engine.train.head`)."""
+    wanted = recipe.lora.target_modules
+    return recipe.method != "full" and wanted != "all-linear" and not OUTPUT_HEADS.isdisjoint(wanted)
 
 
 def config_size(config: Mapping[str, Any], *keys: str, default: int | None = None) -> int:

@@ -9,13 +9,15 @@ A model folder is config.json plus *.safetensors.  Pickled weights and remote co
 from __future__ import annotations
 
 import glob
+import hashlib
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
-from engine.contract.files import read_json, slug
+from engine.contract.files import LONGEST_SLUG, read_json, slug
 from engine.contract.gguf_file import find_converted, gguf_of, header_of
 from engine.contract.model_facts import known_config, read_config
 from engine.contract.places import DataRoot
@@ -49,8 +51,17 @@ def is_local_path(name_or_path: str) -> bool:
 
 
 def cache_folder(name: str, root: DataRoot, *, commit: str = "") -> Path:
-    """Return where our own copy of a hub model lies or would lie, of a commit if one is named."""
-    return root.models / (slug(name.replace("://", "--").replace("/", "--")) + (f"@{commit[:12]}" if commit else ""))
+    """Return where our own copy of a hub model lies or would lie, of a commit if one is named; no two share one."""
+    plain = _plain(name)
+    known_as = slug(plain)
+    if len(plain) > LONGEST_SLUG:  # cut: what is lost may be all that tells it from another
+        key = hashlib.sha256(plain.lower().encode()).hexdigest()[:12]
+        known_as = f"{known_as[: LONGEST_SLUG - len(key) - 1]}-{key}"
+    return root.models / (known_as + (f"@{commit[:12]}" if commit else ""))
+
+
+def _plain(name: str) -> str:
+    return name.replace("://", "--").replace("/", "--")
 
 
 def commit_of(folder: Path) -> str:
@@ -84,14 +95,27 @@ def _in_our_cache(name: str, root: DataRoot, revision: str | None) -> Path | Non
     plain = cache_folder(name, root)
     if revision is None and (plain / "source.json").is_file():
         return plain
-    copies = sorted(root.models.glob(f"{glob.escape(plain.name)}@*/source.json"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(copies):
+    copies = [*root.models.glob(f"{glob.escape(plain.name)}@*/source.json"), *_cut_copies(name, root)]
+    for path in sorted(copies, key=lambda path: path.stat().st_mtime, reverse=True):
         source = read_json(path)
         known = source if isinstance(source, dict) else {}
         same = len(revision or "") >= 7 and str(known.get("revision", "")).startswith(revision or "-")
         if revision is None or same or revision == known.get("asked"):
             return path.parent
     return None
+
+
+def _cut_copies(name: str, root: DataRoot) -> Iterator[Path]:
+    """Yield the `source.json` of copies from when a long name was only cut: two models could share such a folder."""
+    cut = slug(_plain(name))
+    if cut == cache_folder(name, root).name:
+        return
+    for path in (*root.models.glob(f"{glob.escape(cut)}/source.json"),
+                 *root.models.glob(f"{glob.escape(cut)}@*/source.json")):  # fmt: skip
+        source = read_json(path)
+        owner = source.get("name") or source.get("model") if isinstance(source, dict) else None
+        if owner == name and any(path.parent.glob("*.safetensors")):  # else another model's, or a tokenizer alone
+            yield path
 
 
 def find_local(name_or_path: str, root: DataRoot, *, revision: str | None = None) -> Path | None:

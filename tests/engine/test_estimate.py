@@ -59,6 +59,18 @@ def test_lora_trains_rank_times_in_plus_out_of_every_linear_layer():
     )
 
 
+def test_an_adapted_output_head_has_weights_once_and_keeps_its_logits():
+    """SmolLM2: 576 + 49152 weights per rank; 2 rows of 1024 are 2048 * 49152 logits, three times 4 bytes each."""
+    sizes = {"optim": {"per_device_train_batch_size": 2}, "data": {"max_length": 1024}}
+    plain = recipe(lora={"r": 8, "target_modules": ("q_proj",)}, **sizes)
+    adapted = recipe(lora={"r": 8, "target_modules": ("q_proj", "lm_head")}, **sizes)
+
+    assert num_trainable(adapted, STARTER) - num_trainable(plain, STARTER) == 8 * (576 + 49152)
+    assert dict(estimate_memory(adapted, STARTER).parts)["logits"] == 2048 * 49152 * 12
+    for other in (plain, recipe(**sizes), recipe("full", lora={"target_modules": ("lm_head",)}, **sizes)):
+        assert "logits" not in dict(estimate_memory(other, STARTER).parts)
+
+
 def test_adapters_leave_fused_experts_alone():
     """Mixtral: only q, o (4096+4096) and k, v (4096+1024) of 32 layers get an adapter."""
     assert num_trainable(recipe(lora={"r": 4}), MIXTRAL) == 4 * 32 * (2 * 8192 + 2 * 5120)

@@ -17,6 +17,7 @@ from engine.model.convert.tiny_old import TINY_OLD
 from engine.model.experts import dequantize_experts, expert_parameters, expert_targets, quantize_experts
 from engine.model.families import FAMILIES, family_of, save_tiny_model, tiny_model
 from engine.model.load import add_adapter, load_model
+from engine.train.head import attach_loss_head
 
 ROUTED = [family for family in FAMILIES if family.experts]
 
@@ -42,6 +43,11 @@ def test_a_converted_family_goes_the_whole_way(name, tmp_path):
     told = check_family(TINY_OLD[name].family, tmp_path, TINY_OLD[name])
     assert told.pop("experts") == "none: a dense model"
     assert set(told.values()) == {"ok"}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name_of)
+def test_every_family_has_its_loss_in_the_head_as_the_memory_estimate_takes_it(family):
+    assert attach_loss_head(tiny_model(family)) is not None
 
 
 @pytest.mark.parametrize("family", ROUTED, ids=name_of)

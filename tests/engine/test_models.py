@@ -44,6 +44,26 @@ def test_a_local_folder_and_our_cache_are_found(tmp_path):
     assert find_local(STARTER_MODEL, root) == ours
 
 
+def test_long_names_never_share_a_folder(tmp_path):
+    """Both begin with the same 64 characters; so do a model and its tokenizer alone."""
+    root, begin = DataRoot(tmp_path / "home").make(), "org/" + "x" * 70
+    names = [f"{begin}-7b", f"{begin}-13b", f"{begin}-7b.tokenizer", begin[:64], f"{begin[:50]}.tokenizer"]
+    folders = [cache_folder(name, root, commit="0" * 40).name for name in names]
+    assert len(set(folders)) == len(names) and max(map(len, folders)) <= 64 + 13
+    assert cache_folder(STARTER_MODEL, root).name == "huggingfacetb--smollm2-135m-instruct", "short ones stay readable"
+
+
+@pytest.mark.parametrize("ending", ["", "@0123456789ab"])
+def test_a_copy_under_a_cut_name_is_still_found_by_its_own_model_alone(tmp_path, ending):
+    root, begin = DataRoot(tmp_path / "home").make(), "org/" + "x" * 70
+    old = folder(root.models / (f"org--{'x' * 59}{ending}"), "model.safetensors")
+    (old / "source.json").write_text(json.dumps({"name": f"{begin}-7b", "revision": "0123456789ab" + "c" * 28}))
+    assert find_local(f"{begin}-7b", root) == old
+    assert find_local(f"{begin}-13b", root) is None
+    (old / "model.safetensors").unlink()
+    assert find_local(f"{begin}-7b", root) is None, "a tokenizer alone"
+
+
 @pytest.mark.parametrize(
     ("files", "config", "words"),
     [

@@ -217,5 +217,8 @@ def test_the_page_knows_it_as_a_model_to_download(hub, root):
 
 def test_the_command_fetches_it(hub, root, monkeypatch, capsys):
     monkeypatch.setenv("MFT_STUDIO_HOME", str(root.path))
+    for key in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):  # which the command sets for its process
+        monkeypatch.setenv(key, "1")
     assert main(["fetch", NAME]) == 0
-    assert str(cache_folder(NAME, root, commit=NEW)) in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [NAME, f"  {cache_folder(NAME, root, commit=NEW)}"] and not told.err
