@@ -72,6 +72,8 @@ function rebuild(value) {
       tip.style.top = `${Math.max(0, Math.min(u.cursor.top - 20, u.over.clientHeight - tip.offsetHeight))}px`;
     }] } }, data, plot);
   chart.over.append(tip);
+  const xs = data[0], own = chart;
+  touchable(own, (min, max) => own.setScale("x", { min: Math.max(xs[0], min), max: Math.min(xs.at(-1), max) }), () => {});
   plot.setAttribute("aria-label", `Loss of each run; the values stand in the table below. ${value.runs.map((run) => `${run.name} ${fixed(run.table[state.task]?.last)}`).join(", ")}`);
   new ResizeObserver(() => { if (plot.clientWidth && Math.abs(plot.clientWidth - chart.width) > 1) chart.setSize({ width: plot.clientWidth, height: 340 }); }).observe(plot);
 }

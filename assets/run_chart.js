@@ -24,7 +24,7 @@ class LossChart {
     this.node = h("section.card.chart", {}, h("div.card-h", {}, h("h2", {}, "Loss by task"), h("div.grow"), this.reset,
       this.choice("Measure", [[false, "Loss"], [true, "Relative"]], "relative"), this.choice("Horizontal axis", [["step", "Steps"], ["tokens", "Tokens"], ["time", "Time"]], "x"),
       this.choice("Vertical scale", [[false, "Linear"], [true, "Log"]], "log"), this.slider()), this.legend, this.plot,
-      h("div.chart-foot", {}, h("div.st-key", {}, h("span", {}, h("i.line"), "Train"), h("span", {}, h("i.line.dashed"), "Eval"), markKey()), h("span.sub.hint", {}, "Drag to zoom, double-click to go back"), h("div.grow"),
+      h("div.chart-foot", {}, h("div.st-key", {}, h("span", {}, h("i.line"), "Train"), h("span", {}, h("i.line.dashed"), "Eval"), markKey()), h("span.sub.hint", {}, "Drag to zoom, double-click to go back"), h("span.sub.hint.by-finger", {}, "One finger reads, two zoom, a double tap goes back"), h("div.grow"),
         h("button.ibtn", { type: "button", onclick: () => this.picture() }, "PNG"), h("a.ibtn", { href: files.csv, download: "metrics.csv" }, "CSV")), this.words, this.spoken);
     new MutationObserver(() => this.chart && this.chart.redraw(false)).observe(document.documentElement, { attributes: true, attributeFilter: ["class"] });
   }
@@ -85,9 +85,21 @@ class LossChart {
 
   /** Zoom by a factor around a place of the plot, 0 = left, 1 = right. */
   scale(factor, place) {
-    const { min, max } = this.chart.scales.x, at = min + (max - min) * place, [low, high] = this.whole();
-    const from = Math.max(low, at - (at - min) * factor), to = Math.min(high, at + (max - at) * factor);
-    if (from <= low && to >= high) this.unzoom(); else if (to - from > (high - low) * 1e-6) this.look({ min: from, max: to });
+    const { min, max } = this.chart.scales.x, at = min + (max - min) * place;
+    if (this.aim(at - (at - min) * factor, at + (max - at) * factor)) this.look();
+  }
+
+  /** Show a part, as far as there is one, with the points there are; returns whether it is not all. */
+  aim(min, max) {
+    const [low, high] = this.whole(), zoom = { min: Math.max(low, min), max: Math.min(high, max) };
+    if (zoom.min <= low && zoom.max >= high) { this.unzoom(); return false; }
+    if (zoom.max - zoom.min <= (high - low) * 1e-6) return false;
+    this.part = this.covers(zoom) ? this.part : null;
+    this.zoom = zoom;
+    this.reset.hidden = false;
+    this.refresh();
+    this.onview();
+    return true;
   }
 
   whole() {
@@ -98,10 +110,10 @@ class LossChart {
 
   unzoom() { this.zoom = this.part = null; this.asked += 1; this.reset.hidden = true; this.refresh(); this.onview(); }
 
-  /** Look at a part: at once with the points there are, then with its own. */
-  async look(zoom = this.zoom) {
+  /** Get the points of the part that is looked at. */
+  async look() {
+    const zoom = this.zoom;
     if (!zoom) return;
-    if (zoom !== this.zoom) { this.part = this.covers(zoom) ? this.part : null; this.zoom = zoom; this.reset.hidden = false; this.refresh(); this.onview(); }
     if (this.train.width === 4 && this.run.width === 4) return; // every row is there already
     const asked = (this.asked += 1), axis = this.options.x;
     const part = await this.askDetail(axis, zoom.min, zoom.max);
@@ -183,6 +195,7 @@ class LossChart {
       hooks: { draw: [(u) => this.drawn && drawShapes(u, this.names.map((name, place) => ({ name, place, strength: strength(name) })).filter(({ name }) => shown(name)), this.drawn.mean, this.drawn.evals), (u) => drawMarks(u, this.marks, (step) => this.x(step))], setCursor: [() => this.hover()], setSelect: [(u) => this.select(u)] } }, [[], ...series.slice(1).map(() => [])], this.plot);
     this.chart.over.append(this.tip);
     this.chart.over.addEventListener("dblclick", () => this.unzoom());
+    touchable(this.chart, (min, max) => this.aim(min, max), () => this.look());
     if (!this.sizer) { this.sizer = new ResizeObserver(() => { const width = this.plot.clientWidth; if (this.chart && width && Math.abs(width - this.chart.width) > 1) this.chart.setSize({ width, height: CHART_HEIGHT }); }); this.sizer.observe(this.plot); }
     this.refresh();
     this.onview();
@@ -194,7 +207,7 @@ class LossChart {
     const { left, width } = chart.select;
     if (width < 8) return;
     chart.setSelect({ width: 0, height: 0 }, false);
-    this.look({ min: chart.posToVal(left, "x"), max: chart.posToVal(left + width, "x") });
+    if (this.aim(chart.posToVal(left, "x"), chart.posToVal(left + width, "x"))) this.look();
   }
 
   /** Say beside the pointer what every task has there, and what happened. */

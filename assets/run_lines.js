@@ -74,6 +74,7 @@ class RunLines {
       axes: [{ ...axis, size: 22, space: 70, values: (_, ticks) => ticks.map((x) => this.view.place(x)) }, { ...axis, size: 50, space: 30, ...(cell.kind === "bytes" ? { incrs: GIB_STEPS } : {}), values: (_, ticks) => ticks.map(tick) }],
       cursor: { sync: { key: "run-lines", scales: ["x", null] }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
       hooks: { setCursor: [(u) => this.say(cell, u.cursor.idx ?? cell.data[0].length - 1)] } }, cell.data, cell.plot);
+    touchable(cell.chart);
     new ResizeObserver(() => { const width = cell.plot.clientWidth; if (width && Math.abs(width - cell.chart.width) > 1) cell.chart.setSize({ width, height: MINI_HEIGHT }); }).observe(cell.plot);
   }
 }

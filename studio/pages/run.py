@@ -36,6 +36,7 @@ def build(context: StudioContext) -> None:
             "chart_data",
             "chart_marks",
             "task_shapes",
+            "chart_touch",
             "run_chart",
             "run_lines",
             "run_balance",
