@@ -25,6 +25,7 @@ def build(context: StudioContext) -> None:
     with gr.Column(elem_classes="page-compare"):
         head = {"title": "Compare runs", "text": "The same curve of every run, and what their recipes do differently."}
         island(context.project, "page_head", head, elem_id="compare-head")
-        view = island(context.project, ("run_parts", "chart_data", "chart_touch", "compare_view"), {}, elem_id="compare")
+        scripts = ("run_parts", "chart_data", "chart_touch", "compare_view")
+        view = island(context.project, scripts, {}, elem_id="compare")
     assert Context.root_block is not None  # pages are built inside the shell's Blocks
     Context.root_block.load(look, None, view, api_name="compare_look", **ONCE)
