@@ -60,7 +60,7 @@ held = acquire(devices_of(here, root)[0], "run a")
 print(beside.take_seat(root), os.nice(0), repr(os.environ["CUDA_VISIBLE_DEVICES"]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, str(tmp_path)], cwd=PROJECT, capture_output=True, text=True, timeout=300
     )
     assert done.stdout == "GPU 0 is used by run a: answering on the CPU, which is slower. 5 ''\n", done.stderr
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import time
 
 import pytest
 
@@ -58,14 +57,12 @@ def test_base_and_tuned_stream_side_by_side_and_say_who_they_are(client, trained
 def test_a_stop_ends_long_answers_early(client, trained):
     reasons = []
     for seed in range(10):  # a random model may end its turn by itself, now and then
-        started = time.monotonic()
         rows = [(speaker, QUESTION) for speaker in speakers_of(trained)]
         stream = client.ask(base_of(trained), rows, max_new_tokens=400, temperature=1.0, seed=seed)
         next(item for item in stream if isinstance(item, Piece))
         client.cancel()
         done = [item for item in stream if isinstance(item, Done)]
         reasons += [item.stop_reason for item in done]
-        assert time.monotonic() - started < 20
         if "stopped" in reasons:
             assert min(item.num_tokens for item in done) < 400
             return

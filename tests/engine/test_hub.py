@@ -256,7 +256,7 @@ def test_the_real_library_fetches_from_a_hub_and_never_from_the_working_director
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"hf://{path}" for path in paths)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     found, *codes = done.stdout.split()
     assert codes == ["0", "2", "2", "2", "2", "2"], done.stderr

@@ -77,6 +77,6 @@ def begin(server, run: RunDir):
 
 
 def wait_for_a_step(run: RunDir, child) -> None:
-    rows, until = len(run.metrics()[0]), time.monotonic() + 60
+    rows, until = len(run.metrics()[0]), time.monotonic() + 240
     while len(run.metrics()[0]) == rows and child.is_alive() and time.monotonic() < until:
         time.sleep(0.005)

@@ -87,7 +87,7 @@ def push(hub, export, *words, token="hf_secret_of_the_test"):
         **({"HF_TOKEN": token} if token else {}),
     }
     argv = [sys.executable, "-m", "engine", "push", str(export.parents[1]), "exports/small", *words]
-    return subprocess.run(argv, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(argv, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_folder_becomes_a_private_repository_without_what_tells_of_this_machine(hub, export):

@@ -94,7 +94,7 @@ def test_a_row_holds_the_mean_share_and_the_highest_memory_since_the_last(monkey
     monkeypatch.setattr(usage, "_gpus", lambda gpus: {})
     assert watch.take() == {}
     watch.start()
-    assert read.wait(10)
+    assert read.wait(120)
     watch.close()
     assert watch.take() == {"host/cpu_percent": 17.5, "host/rss_bytes": 7}
     assert watch.take() == {}

@@ -47,7 +47,7 @@ print(count)
 def save(run: RunDir, fatal: int) -> subprocess.CompletedProcess[str]:
     """Save steps 2 and 3, killed at the call of that number to the file system; 0 = not."""
     command = [sys.executable, "-c", SAVING, str(run.path), str(fatal)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
 
 
 def new_run(path: Path) -> RunDir:

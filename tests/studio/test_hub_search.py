@@ -55,7 +55,7 @@ def test_a_hub_that_refuses_is_one_sentence_at_once(hub, words, told):
 
 def test_a_hub_that_hangs_is_waited_for_only_so_long(hub, monkeypatch):
     monkeypatch.setattr(hub_search, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(hub, "slow_s", 1.0)
+    monkeypatch.setattr(hub, "slow_s", 3600.0)
     found = search("slow")
     assert found.state == "error" and "did not answer within" in found.text
 
@@ -84,5 +84,5 @@ def test_of_a_token_only_its_account_is_told(hub, monkeypatch):
 def test_a_search_loads_no_torch(hub):
     """In a process of its own: the studio stays small."""
     code = "import sys; from studio.logic.hub_search import search; print(search('qwen').state, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == ["results", "False"]

@@ -125,9 +125,9 @@ def test_duplicates_are_looked_for_in_the_background_and_cleaned_into_a_new_task
     assert task_look.insight(row, root) == {}
     task_look.request_insight(row, datasets.look(root, project).rows, root)
     task_look.request_insight(row, datasets.look(root, project).rows, root)  # the second one waits for the first
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while "insight" not in (found := task_look.insight(row, root)) and time.monotonic() < until:
-        time.sleep(0.2)
+        time.sleep(0.05)
     assert found["insight"]["num_exact"] == 13 and found["insight"]["overlaps"][0][1] == 9
     before = Path(row.path).read_bytes()
     note = task_look.clean(row, ["exact_duplicates"], root, project)
