@@ -16,18 +16,31 @@ GUESS_FROM = 50
 PROMPT_NAMES = (
     *("prompt", "question", "instruction", "instruct", "query", "problem", "question_text", "problem_statement"),
     *("src", "source", "input", "docstring", "func_documentation_string", "intent", "nl", "user", "human", "request"),
-    *("utterance", "task", "description", "context", "article", "document"),
+    *(
+        "utterance",
+        "task",
+        "description",
+        "context",
+        "article",
+        "document",
+        "问题",
+        "提问",
+        "题目",
+        "指令",
+        "提示",
+        "输入",
+    ),
 )
 """Names of what the user says; the earlier one wins."""
 COMPLETION_NAMES = (
     *("completion", "response", "answer", "solution", "best_answer", "output", "tgt", "target", "code"),
     *("func_code_string", "canonical_solution", "generated_solution", "assistant", "reply", "snippet", "program"),
-    *("sql", "translation", "summary", "highlights", "label"),
+    *("sql", "translation", "summary", "highlights", "label", "回答", "答案", "解答", "回复", "输出"),
 )
 """Names of what the model shall answer; the earlier one wins."""
-SYSTEM_NAMES = ("system", "system_prompt", "system_message")
-TURNS_NAMES = ("messages", "conversation", "conversations", "dialog", "dialogue", "turns", "chat")
-TEXT_NAMES = ("text", "content", "body", "document", "code", "raw_content")
+SYSTEM_NAMES = ("system", "system_prompt", "system_message", "系统提示", "系统")
+TURNS_NAMES = ("messages", "conversation", "conversations", "dialog", "dialogue", "turns", "chat", "对话")
+TEXT_NAMES = ("text", "content", "body", "document", "code", "raw_content", "文本", "正文", "内容")
 """Names of plain text, where it is the only column of text."""
 _NO_TEXT_NAMES = re.compile(r"(.*_)?(id|uid|uuid|guid|url|uri|hash|sha|sha256|md5|date|time|timestamp|path|index|idx)")
 _NO_TEXT = re.compile(r"[\d\s.,:+-]+|[0-9a-f-]{8,}|https?://\S+", re.I)
@@ -44,7 +57,7 @@ def guess_columns(records: Sequence[Any]) -> Columns | None:
     """
     rows = [record for record in records[:GUESS_FROM] if isinstance(record, Mapping) and record]
     names = [name for name in (rows[0] if rows else {}) if isinstance(name, str) and 0 < len(name) <= 256]
-    plain = {name: re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names}
+    plain = {name: re.sub(r"[\W_]+", "_", name.lower()).strip("_") for name in names}
     turns = [name for name in names if _holds_turns(rows, name)]
     texts = [name for name in names if _holds_text(rows, name, plain[name])]
     if turns:

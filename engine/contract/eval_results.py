@@ -48,7 +48,7 @@ class EvalInputs:
     @property
     def file_name(self) -> str:
         """Name of the file in `eval/`."""
-        parts = slug(self.subject.replace("/", "-")), slug(self.dataset), slug(self.kind), self.key
+        parts = slug(self.subject.replace("/", "-")), slug(self.dataset, any_script=True), slug(self.kind), self.key
         return ".".join(parts) + ".json"
 
 

@@ -142,10 +142,20 @@ def finite(value: Any) -> Any:
     return value
 
 
-def slug(text: str, *, fallback: str = "item") -> str:
-    """Return `text` as a file name: [a-z0-9._-], at most `LONGEST_SLUG` long, never starting with a dot or dash."""
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9._-]+", "-", ascii_text).strip("-._")[:LONGEST_SLUG].strip("-._") or fallback
+def slug(text: str, *, fallback: str = "item", any_script: bool = False) -> str:
+    """Return a file-name-safe version of `text`: [a-z0-9._-], at most `LONGEST_SLUG` long, never starting with a dot or dash.
+
+    Args:
+        text: Anything.
+        fallback: What is returned if nothing is left.
+        any_script: Keep letters and digits of other scripts too, for names that people read and no other program does.
+    """
+    kept = []
+    for char in unicodedata.normalize("NFKC", text):
+        plain = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
+        kept.append(plain or (char if any_script and (char.isalpha() or char.isdecimal()) else ""))
+    outside = r"[^\w.-]+" if any_script else r"[^a-z0-9._-]+"
+    return re.sub(outside, "-", "".join(kept).lower()).strip("-._")[:LONGEST_SLUG].strip("-._") or fallback
 
 
 def child(root: Path, name: str) -> Path:
@@ -154,7 +164,7 @@ def child(root: Path, name: str) -> Path:
     Raises:
         UserError: For empty names, separators, `..`, hidden names, control characters and symlinks leading out.
     """
-    plain = bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name))
+    plain = bool(re.fullmatch(r"[^\W_][\w.-]{0,127}", name))
     path = root / name if plain else root
     if not plain or path.resolve().parent != root.resolve():
         raise UserError(f"{name[:80]!r} is not a valid name here.", fix="choose one from the list.")

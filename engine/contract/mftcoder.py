@@ -181,7 +181,7 @@ def _tasks(work: _Import) -> None:
     tasks: list[dict[str, Any]] = []
     for index, path in enumerate(paths):
         stem = PurePosixPath(path.rstrip("/")).name
-        name = slug(stem.removesuffix(".jsonl"), fallback=f"task-{index}")
+        name = slug(stem.removesuffix(".jsonl"), fallback=f"task-{index}", any_script=True)
         while any(task["name"] == name for task in tasks):
             name = f"{name[:60]}-{index}"
         tasks.append({"name": name, "path": path, **({"weight": weights[index]} if weights else {})})

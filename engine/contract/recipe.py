@@ -18,8 +18,8 @@ from engine.contract.recipe_evaluate import EvaluateSection
 from engine.contract.recipe_launch import LaunchSection
 
 SCHEMA_VERSION = 1
-TASK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""Task names appear in metric keys, file names and legends: lower-case slugs only."""
+TASK_NAME = re.compile(r"[^\W_A-Z\u200c\u200d]([^\WA-Z\u200c\u200d]|[.-]){0,63}")
+"""Task names appear in metric keys, file names and legends: lower-case slugs of any script, no invisible signs."""
 
 
 class ColumnsSection(Section):
@@ -65,7 +65,7 @@ class TaskSection(Section):
     """One task: a data file and how much it counts."""
 
     name: str = Field(min_length=1, max_length=64, pattern=f"^{TASK_NAME.pattern}$")
-    """Short lower-case name: letters, digits, `.`, `_`, `-`. It labels curves, metrics and files."""
+    """Short lower-case name: letters of any script, digits, `.`, `_`, `-`. It labels curves, metrics and files."""
     path: str = Field(min_length=1, max_length=4096)
     """Training examples: a file, a folder of files, or a data set on a hub as `hf://org/name?config=...&split=train`
     or `modelscope://org/name`. A relative path is looked up beside the recipe."""

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from engine.contract.eval_metrics import SCORERS
 from engine.contract.recipe_base import Count, MisplacedValue, Section
 
-TaskScorers = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}=[a-z_+]+$", max_length=256)]
+TaskScorers = Annotated[str, StringConstraints(pattern=r"^[^\W_A-Z]([^\WA-Z]|[.-]){0,63}=[a-z_+]+$", max_length=256)]
 
 
 class EvaluateSection(Section):

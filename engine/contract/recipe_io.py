@@ -268,7 +268,7 @@ def _humane(error: Any, source: str) -> Problem:
             path = f"{path}.{cause.field}" if path else cause.field
         return Problem(problem=f"{source}: {cause}.", fix="", field=path)
     if kind == "string_pattern_mismatch" and path.endswith("name"):
-        fix = "use lower-case letters, digits, `.`, `_` and `-`, starting with a letter or digit."
+        fix = "use lower-case letters of any script, digits, `.`, `_` and `-`, starting with a letter or digit."
         return Problem(problem=f"{source}: `{path}` is {given!r}, which is no task name.", fix=fix, field=path)
     shown = repr(given)
     return Problem(

@@ -121,7 +121,7 @@ def _stem(name: str) -> str:
     base = HELDOUT.sub("", base)
     known = next((suffix for suffix in EXTENSIONS if base.lower().endswith(suffix)), "")
     base = base[: len(base) - len(known)]
-    return slug(base, fallback="task")
+    return slug(base, fallback="task", any_script=True)
 
 
 def _add_task(root: DataRoot, project: Path, name: str, upload: Path) -> Note:
@@ -187,7 +187,7 @@ def add_cleaned(root: DataRoot, project: Path, name: str, file: Path) -> str:
     """
     meta = {"original_name": f"{name}, cleaned", "added_at": time.time(), "report": scan_in_child(file).as_json()}
     replace_json(file.parent / "meta.json", meta)
-    return _publish(root, project, file.parent, slug(f"{name}-clean"))
+    return _publish(root, project, file.parent, slug(f"{name}-clean", any_script=True))
 
 
 def _scanned(data: Path) -> dict[str, Any]:

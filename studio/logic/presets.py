@@ -114,7 +114,7 @@ def save_preset(recipe: Recipe | None, problems: Sequence[Problem], root: DataRo
     name = recipe.name.strip()
     if not name:
         raise UserError("A preset needs a name.", fix="fill in the name of the run.", field="name")
-    path = child(_own_folder(root), f"{slug(name, fallback='preset')}.yaml")
+    path = child(_own_folder(root), f"{slug(name, fallback='preset', any_script=True)}.yaml")
     if path.exists():
         raise UserError(f"There is a preset called {path.stem} already.", fix="choose another name.", field="name")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

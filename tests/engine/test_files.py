@@ -67,6 +67,25 @@ def test_slugs(text, expected):
     assert slug(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("My Task!", "my-task"),
+        ("中文问答（新）", "中文问答-新"),
+        ("代码 Ａ１　测试", "代码-a1-测试"),
+        ("한국어 café", "한국어-cafe"),
+        ("../../数据", "数据"),
+        ("，。", "item"),
+        ("数\u200b据\u202e", "数据"),
+        ("_数", "数"),
+        ("x" * 70 + "数", "x" * 64),
+    ],
+)
+def test_slugs_that_people_read_keep_their_script(tmp_path: Path, text, expected):
+    assert slug(text, any_script=True) == expected
+    assert child(tmp_path, slug(text, any_script=True)).parent == tmp_path
+
+
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", ".hidden", "nul\0byte", "new\nline", "-rf", "x" * 200])
 def test_a_name_cannot_leave_its_folder(tmp_path: Path, name):
     with pytest.raises(UserError):

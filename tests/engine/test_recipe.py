@@ -74,6 +74,23 @@ def test_task_lists_that_cannot_train_are_refused(extra, words):
 
 
 @pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("数据-1", True),
+        ("sql", True),
+        ("数据\u200d", False),
+        ("数 据", False),
+        ("Sql", False),
+        (".数据", False),
+        ("/数据", False),
+    ],
+)
+def test_task_names_are_of_any_script_but_plain(name, is_one):
+    found = problems_of(f'method: none\nmodel_name_or_path: m\ntasks: [{{name: "{name}", path: x}}]')
+    assert ("tasks.0.name" not in found) == is_one
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a: &x [1]\nb: *x", "aliases"),

@@ -151,6 +151,8 @@ def test_a_mapped_column_that_is_missing_is_told_with_the_columns_found():
         (("id", "a", "b"), {"prompt": "a", "completion": "b"}),
         (("Frage", "Answer"), {"prompt": "Frage", "completion": "Answer"}),
         (("content",), {"text": "content"}),
+        (("编号", "问题", "答案"), {"prompt": "问题", "completion": "答案"}),
+        (("来源", "指令", "输出"), {"prompt": "指令", "completion": "输出"}),
         (("system_prompt", "a", "b"), {"prompt": "a", "completion": "b", "system": "system_prompt"}),
         (("a", "b", "c"), None),
         (("a",), None),
