@@ -35,7 +35,7 @@ function draw(value) {
   const job = jobCard(value.job);
   if (!value.rows.length) { root().replaceChildren(...[job, h("p.card.empty", { id: "evaluate-empty" }, "Nothing was measured yet. Press Evaluate: the base model and the checkpoints answer the held-out examples of each task.")].filter(Boolean)); return; }
   const forgot = value.forgot.length ? h("div", { role: "status", id: "evaluate-forgot" }, h("ul.notes", {}, value.forgot.map((text) => h("li.bad", {}, h("span.mark", { "aria-hidden": "true" }, "!"), h("span", {}, text))))) : null;
-  const legend = h("p.sub.legend", {}, "Each model is compared with the first column on the same examples. A difference is called one when the 95 % interval of a paired bootstrap does not hold 0, each comparison by itself. Scores are in percent.");
+  const legend = h("p.sub.legend", {}, "Each model is compared with the first column on the same examples. A difference is called one when at least 5 examples were compared and the 95 % interval of a paired bootstrap does not hold 0, each comparison by itself. Scores are in percent.");
   const stamp = JSON.stringify([value.run, value.against, value.columns, value.rows.map((row) => row.cells.map((found) => found && found.value))]);
   const samples = samplesCard(value, stamp);
   root().replaceChildren(...[job, forgot, h("section.card.flush", {}, h("div.card-h", {}, h("h2", {}, "Results"), h("div.grow"), ...exportsOf(value)), matrix(value), legend), publishedCard(value.published), samples].filter(Boolean));

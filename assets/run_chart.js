@@ -187,10 +187,12 @@ class LossChart {
     const series = [{}, ...this.names.map((name) => line(name, smooths ? 0.25 : 0.9, { width: smooths ? 1 : 1.5 })), ...this.names.map((name) => line(name, 1, { show: shown(name) && smooths, width: 2 })),
       ...this.names.map((name) => line(name, 1, { width: 1.75, dash: [6, 4], points: { show: () => this.evals.step.length <= 60 && shapeOf(name) === "square", size: 7, width: 2, fill: () => cssColor("--st-card"), stroke: () => faded(taskColor(name), strength(name)) } }))];
     const axis = (extra) => ({ stroke: () => cssColor("--st-text-3"), font: "12px system-ui, sans-serif", grid: { stroke: () => cssColor("--st-grid"), width: 1 }, ticks: { show: false }, ...extra });
-    const level = (tick) => (tick === null ? "" : tick >= 100 ? brief(tick) : tick >= 1 || tick === 0 ? tick.toFixed(1) : +tick.toPrecision(2));
+    const digits = (gap) => [0, 1, 2, 3, 4, 5].find((many) => Math.abs(gap * 10 ** many - Math.round(gap * 10 ** many)) < 1e-6) ?? 6;
+    const fine = (ticks) => (this.options.log ? 0 : digits(ticks[1] - ticks[0]) || 0); // neighbours never read the same
+    const level = (tick, fewest) => (tick === null ? "" : tick >= 100 ? brief(tick) : tick >= 1 || tick === 0 ? tick.toFixed(Math.max(1, fewest)) : fewest ? tick.toFixed(fewest) : +tick.toPrecision(2));
     this.chart = new uPlot({ width: this.plot.clientWidth || 700, height: CHART_HEIGHT, padding: [10, 26, 0, 0], legend: { show: false }, series,
       scales: { x: { time: false }, y: { distr: this.options.log ? 3 : 1 } },
-      axes: [axis({ space: 80, size: 30, ...(this.options.x === "time" ? {} : { incrs: WHOLE_STEPS }), values: (_, ticks) => ticks.map((tick) => this.place(tick)) }), axis({ size: 46, values: (_, ticks) => ticks.map(level) })],
+      axes: [axis({ space: 80, size: 30, ...(this.options.x === "time" ? {} : { incrs: WHOLE_STEPS }), values: (_, ticks) => ticks.map((tick) => this.place(tick)) }), axis({ size: 46, values: (_, ticks) => ticks.map((tick) => level(tick, fine(ticks))) })],
       cursor: { drag: { x: true, y: false, setScale: false }, points: { show: false } },
       hooks: { draw: [(u) => this.drawn && drawShapes(u, this.names.map((name, place) => ({ name, place, strength: strength(name) })).filter(({ name }) => shown(name)), this.drawn.mean, this.drawn.evals), (u) => drawMarks(u, this.marks, (step) => this.x(step))], setCursor: [() => this.hover()], setSelect: [(u) => this.select(u)] } }, [[], ...series.slice(1).map(() => [])], this.plot);
     this.chart.over.append(this.tip);

@@ -14,7 +14,7 @@ Format = Literal["json", "csv", "markdown", "card"]
 SIGNS = {"better": "+", "worse": "-", "no difference shown": "="}
 LEGEND = (
     "+ better and - worse than the first column, = no difference shown: paired bootstrap over the same examples, "
-    "95 % of each comparison by itself. Scores in percent."
+    "95 % of each comparison by itself, on at least 5 examples. Scores in percent."
 )
 
 

@@ -143,7 +143,7 @@ def finite(value: Any) -> Any:
 
 
 def slug(text: str, *, fallback: str = "item", any_script: bool = False) -> str:
-    """Return a file-name-safe version of `text`: [a-z0-9._-], at most `LONGEST_SLUG` long, never starting with a dot or dash.
+    """Return `text` as a file name: [a-z0-9._-], at most `LONGEST_SLUG` long, never starting with a dot or dash.
 
     Args:
         text: Anything.
