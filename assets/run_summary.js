@@ -8,7 +8,8 @@ new MutationObserver(() => document.querySelectorAll(".cm-scroller:not([tabindex
 function draw(value) {
   const [kind, words] = FITS[value.fit_state] || FITS.unknown;
   const parts = value.fit_parts || [];
-  const fit = h("div.fit", {}, h(kind ? `span.pill.${kind}` : "span.pill", {}, h("i"), words), h("span", {}, value.fit_text || "Choose a model to see what it needs."));
+  const isWrong = (value.problems || []).some((problem) => !TODO.has(problem.field));
+  const fit = h("div.fit", {}, h(kind ? `span.pill.${kind}` : "span.pill", {}, h("i"), words), h("span", {}, value.fit_text || (isWrong ? "What it needs is said once the settings below are right." : "Choose a model to see what it needs.")));
   const breakdown = parts.length ? h("details.parts", {}, h("summary", {}, "What the memory is made of"),
     h("dl.facts", {}, parts.flatMap(([name, size]) => [h("dt", {}, name), h("dd.num", {}, size)]))) : null;
   const changes = value.changes || [];

@@ -1,5 +1,9 @@
 // One task in detail.  value: {name, ...} or {} for nothing; the confirmed delete fires `delete`, the close button `clear`.
+let isOpen = false; // a page that still waits for the task of its address has nothing to take out of it
+
 function draw(value) {
+  if (!value.name && isOpen) keepAddress({ task: "" });
+  isOpen = Boolean(value.name);
   if (!value.name) { root().replaceChildren(); return; }
   const card = h("section.card.detail", { "aria-label": `Task ${value.name}` }, header(value));
   if (value.problem && value.state === "unusable") {
@@ -20,7 +24,7 @@ function header(value) {
   if (value.can_delete) {
     buttons.push(h("button.ibtn.danger", { type: "button", onclick: () => root().querySelector("dialog").showModal() }, "Delete"));
   }
-  buttons.push(h("button.ibtn", { type: "button", "aria-label": "Close", onclick: () => { tell("clear", { name: "" }); root().replaceChildren(); } }, "Close"));
+  buttons.push(h("button.ibtn", { type: "button", "aria-label": "Close", onclick: () => { tell("clear", { name: "" }); draw({}); } }, "Close"));
   return h("div.card-h", {}, h("div.grow", {}, h("h2", {}, value.name), h("div.sub", {}, facts)), ...buttons);
 }
 
@@ -52,9 +56,10 @@ function columns(value) {
   const current = value.columns || {};
   const way = current.messages ? "a conversation" : current.text ? "plain text" : "prompt and completion";
   const form = h("div.named");
-  const fill = (chosen) => form.replaceChildren(...ways[chosen].map((role) => {
+  const fill = (chosen) => form.replaceChildren(...ways[chosen].map((role, index) => {
+    const likely = current[role] || (role === "system" ? "" : value.found_columns[index]);
     const select = h("select", { "data-role": role, "aria-label": `Column of ${role}` }, role === "system" ? h("option", { value: "" }, "none") : null,
-      ...value.found_columns.map((name) => h("option", { value: name, selected: current[role] === name }, name)));
+      ...value.found_columns.map((name) => h("option", { value: name, selected: name === likely }, name)));
     return h("label", {}, `${role} `, select);
   }));
   const kind = h("select", { "aria-label": "The file is read as" }, ...Object.keys(ways).map((name) => h("option", { value: name, selected: name === way }, name)));

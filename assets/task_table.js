@@ -3,6 +3,7 @@ const STATES = { ready: ["ok", "ready"], warnings: ["warn", "ready, with warning
 
 function draw(value) {
   const rows = value.rows || [];
+  learnLooks(rows.map((row) => row.name), rows.map((row) => row.color));
   if (!rows.length) {
     root().replaceChildren(h("p.empty", {}, "No tasks yet. Drop files above: each becomes a task."));
     return;
@@ -19,6 +20,7 @@ function line(row, index, selected) {
   const open = () => {
     root().querySelectorAll("tr[aria-selected]").forEach((other) => other.removeAttribute("aria-selected"));
     node.setAttribute("aria-selected", "true");
+    keepAddress({ task: row.name });
     tell("select", { selected: row.name });
   };
   const [kind, words] = STATES[row.state];

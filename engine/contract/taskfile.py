@@ -291,7 +291,10 @@ def _scan(path: Path, columns: Columns | None, keep: Callable[[Example], None]) 
         fix = "add examples, one record per line or row."
         raise UnusableFile(f"{path.name} has no records.{told}", fix, scan)
     if not tally.used:
-        first = "; ".join(f"{row.place}: {row.reason}" for row in tally.skipped[:3])
+        reasons: dict[str, str] = {}
+        for row in tally.skipped:
+            reasons.setdefault(row.reason, row.place)
+        first = "; ".join(f"{place}: {reason}" for reason, place in [*reasons.items()][:3])
         problem = f"0 of {tally.records} records in {path.name} can be used. {first}."
         names = next(([str(name) for name in outline] for outline in tally.outlines if outline), [])
         guess = guess_columns(tally.outlines) if columns is None else None

@@ -49,16 +49,17 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {phase}", flush=True)
         write_job(arguments.status_file, phase=phase, fraction=fraction)
 
-    progress("loading the libraries", None)
-    from engine.export.combine import combine_adapters
-
     try:
         sources = []
         for text in arguments.adapters:
             name, colon, checkpoint = text.rpartition(":")
             sources.append((find_run(name if colon else text), checkpoint if colon else "latest"))
+        weights = parse_weights(arguments.weights, len(sources))
+        progress("loading the libraries", None)
+        from engine.export.combine import combine_adapters
+
         folder = combine_adapters(
-            sources, parse_weights(arguments.weights, len(sources)), arguments.method, arguments.output,
+            sources, weights, arguments.method, arguments.output,
             density=arguments.density, seed=arguments.seed, root=data_root(), progress=progress,
         )  # fmt: skip
     except UserError as error:

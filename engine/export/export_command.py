@@ -29,12 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {phase}", flush=True)
         write_job(arguments.status_file, phase=phase, fraction=fraction)
 
-    progress("loading the libraries", None)
-    from engine.export.export import export_run
-
     try:
+        source = find_run(arguments.run)
+        progress("loading the libraries", None)
+        from engine.export.export import export_run
+
         folder = export_run(
-            find_run(arguments.run), arguments.checkpoint, arguments.format, arguments.output,
+            source, arguments.checkpoint, arguments.format, arguments.output,
             root=data_root(), progress=progress,
         )  # fmt: skip
     except UserError as error:

@@ -39,13 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"  {phase}", flush=True)
         write_job(arguments.status_file, phase=phase, fraction=fraction)
 
-    progress("loading the libraries", None)
-    from engine.export.merge import merge_run
-
     try:
-        folder = merge_run(
-            find_run(arguments.run), arguments.checkpoint, arguments.output, root=data_root(), progress=progress
-        )
+        source = find_run(arguments.run)
+        progress("loading the libraries", None)
+        from engine.export.merge import merge_run
+
+        folder = merge_run(source, arguments.checkpoint, arguments.output, root=data_root(), progress=progress)
     except UserError as error:
         write_job(arguments.status_file, state="failed", phase="failed", problem=error.problem, fix=error.fix)
         raise

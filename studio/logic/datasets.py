@@ -20,6 +20,7 @@ from engine.contract.errors import UserError
 from engine.contract.files import read_json
 from engine.contract.hub_path import is_hub_path, parse_hub_path
 from engine.contract.places import DataRoot
+from studio.logic.colors import task_colors
 from studio.logic.dataset_store import Note, delete_task, sample_files, stored_file
 from studio.logic.task_scan import TaskReport, scan_here, scan_in_child
 
@@ -85,11 +86,14 @@ def headline(root: DataRoot, project: Path) -> dict[str, str]:
 def table(root: DataRoot, project: Path) -> list[dict[str, Any]]:
     """Return the rows of the table as plain values; a task without report has None for its numbers."""
     shown = []
-    for row in look(root, project).rows:
+    rows = look(root, project).rows
+    colors = task_colors(root, (row.name for row in rows))
+    for row in rows:
         report = row.report
         shown.append(
             {
                 "name": row.name,
+                "color": colors[row.name],
                 "kind": row.kind,
                 "original_name": row.original_name,
                 "format": report.format if report else "",

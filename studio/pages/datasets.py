@@ -84,7 +84,7 @@ class _Page:
         overview, changed = [self.head, self.tasks], [self.notes, self.head, self.tasks, self.detail]
         inputs, shown = [self.detail, self.model, self.length], [self.closer, self.choose, self.clock]
         assert Context.root_block is not None  # pages are built inside the shell's Blocks
-        Context.root_block.load(self.refresh, None, overview, api_name="datasets_look", **ONCE)
+        loaded = Context.root_block.load(self.open, None, [*overview, self.detail], api_name="datasets_look", **ONCE)
         self._wire_hub(overview)
         self.uploads.upload(
             self.add, self.uploads, [self.notes, *overview, self.uploads], show_progress_on=self.notes,
@@ -93,7 +93,7 @@ class _Page:
         opened = self.tasks.select(self.select, self.tasks, self.detail, api_name="datasets_detail", **NEWEST)
         deleted = self.detail.delete(self.delete, self.detail, changed, api_name="datasets_delete", **EACH)
         applied = self.detail.apply(self.apply, self.detail, changed, api_name="datasets_columns", **EACH)
-        for event, name in ((opened, "opened"), (deleted, "deleted"), (applied, "applied")):
+        for event, name in ((loaded, "loaded"), (opened, "opened"), (deleted, "deleted"), (applied, "applied")):
             event.then(self.look, inputs, shown, api_name=f"datasets_look_{name}", **NEWEST)
         self.detail.clear(self.look, inputs, shown, api_name="datasets_look_closed", **NEWEST)
         gr.on(
@@ -135,6 +135,12 @@ class _Page:
         if not notes:
             return gr.skip(), *self.look_hub(), gr.skip(), gr.skip()
         return _notes(*notes), *self.look_hub(), *self.refresh()
+
+    def open(self, request: gr.Request) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Show headline and table; `?task=` opens a task."""
+        name = str(request.query_params.get("task", ""))
+        head, table = self.refresh()
+        return head, {**table, "selected": name}, self.select({"selected": name}) if name else {}
 
     def refresh(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Show headline and table anew."""

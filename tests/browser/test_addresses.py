@@ -81,6 +81,20 @@ def test_compare(page: Page, studio: Studio, runs: list[RunDir]):
     expect(page.get_by_label("Differences only")).not_to_be_checked()
 
 
+def test_an_opened_task(page: Page, studio: Studio):
+    page.goto(f"{studio.url}/datasets?task=code-completion")
+    expect(page.locator("#datasets-detail h2")).to_have_text("code-completion")
+    page.locator("table.tasks").get_by_role("button", name="text-to-code").click()
+    expect(page.locator("#datasets-detail h2")).to_have_text("text-to-code")
+    expect(page).to_have_url(re.compile("task=text-to-code"))
+    page.reload()
+    expect(page.locator("#datasets-detail h2")).to_have_text("text-to-code")
+    expect(page.locator("table.tasks tr[aria-selected=true]")).to_contain_text("text-to-code")
+    page.locator("#datasets-detail").get_by_role("button", name="Close").click()
+    expect(page.locator("#datasets-detail h2")).to_have_count(0)
+    expect(page).not_to_have_url(re.compile("task="))
+
+
 def test_run_tabs(page: Page, studio: Studio, runs: list[RunDir]):
     page.goto(f"{studio.url}/run?id={runs[0].id}")
     for tab in ("Balance", "Log", "Config", "Checkpoints"):

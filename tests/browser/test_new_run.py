@@ -83,6 +83,7 @@ def test_a_wrong_setting_is_named_and_stops_the_start(page, studio):
     rate = page.locator("#field-optim-learning_rate input")
     rate.fill("5")
     expect(page.locator("#new-summary li[data-field='optim.learning_rate']")).to_be_visible()
+    expect(page.locator("#new-summary")).not_to_contain_text("Choose a model")
     expect(page.locator("#new-start")).to_be_disabled()
     rate.fill("0.001")
     expect(page.locator("#new-start")).to_be_enabled()

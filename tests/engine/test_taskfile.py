@@ -113,6 +113,15 @@ def test_things_that_are_no_task_files_get_a_sentence(tmp_path, kind):
     assert caught.value.fix and "root:" not in str(caught.value)
 
 
+def test_a_reason_is_told_once_with_the_first_line_it_is_met_at(tmp_path):
+    path = write(tmp_path / "t.jsonl", {"a": 1}, {"a": 2}, [], {"a": 3})
+    with pytest.raises(UserError) as caught:
+        scan_task_file(path)
+    told = str(caught.value)
+    assert "0 of 4 records" in told and told.count("no known columns") == 1
+    assert told.index("line 1: no known columns") < told.index("line 3: a JSON object is needed")
+
+
 def test_streaming_names_what_it_skips(tmp_path):
     skipped = []
     path = write(tmp_path / "t.jsonl", {"messages": [USER, BOT]}, {"messages": [BOT]}, {"messages": [USER, BOT]})

@@ -11,6 +11,7 @@ import pytest
 from engine.contract.errors import UserError
 from engine.contract.places import DataRoot
 from studio.logic import dataset_store, datasets
+from studio.logic.colors import known_colors
 from studio.logic.dataset_store import add_files, delete_task
 from studio.logic.task_scan import scan_in_child
 
@@ -58,6 +59,17 @@ def test_each_file_becomes_a_task_with_its_counts(root, project, tmp_path):
     assert row.report.skipped[0][0] == 3
     assert row.state == "warnings"
     assert Path(row.path).read_text() == GOOD * 2 + "no json\n"
+
+
+def test_a_new_task_has_in_the_table_the_color_that_it_keeps(root, project, tmp_path):
+    add_files(root, project, [upload(tmp_path, "b.jsonl", GOOD), upload(tmp_path, "a.jsonl", GOOD)])
+    first = {row["name"]: row["color"] for row in datasets.table(root, project)}
+    add_files(root, project, [upload(tmp_path, "aa.jsonl", GOOD)])  # stands between the others
+
+    then = {row["name"]: row["color"] for row in datasets.table(root, project)}
+
+    assert len(set(then.values())) == 4  # with the sample
+    assert first.items() <= then.items() == known_colors(root).items()
 
 
 def test_the_second_of_two_equal_names_gets_a_number_and_a_notice(root, project, tmp_path):
