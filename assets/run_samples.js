@@ -1,6 +1,7 @@
 // The Samples tab of a run: what the model answers to the same held-out prompts at each evaluation.  New lines are fetched
 // by byte offset while the tab is seen (studio/logic/run_samples.py); the newest step is shown until another is chosen.
 const MAX_CHIPS = 9, MAX_SHOWN = 24, MAX_HISTORY = 60;
+const MIN_MARKED = 0.4; // an answer that shares less with the wanted one is easier to read without marks
 const stepName = (step) => (step ? `Step ${count(step)}` : "Step 0, before training");
 
 class SamplesTab {
@@ -8,6 +9,7 @@ class SamplesTab {
     Object.assign(this, { runId, offset: 0, prompts: new Map(), steps: [], task: "", step: null, marks: true, wanted: null, failed: false, open: new Set() });
     this.bar = h("div.samples-bar");
     this.list = h("div.samples-list");
+    this.legend = h("p.sub.samples-key", {}, h("span", {}, h("ins", {}, "underlined"), " only in the answer"), h("span", {}, h("del", {}, "struck through"), " only in the wanted answer"));
     this.node = h("section.card.run-samples", { "aria-label": "Samples" }, this.bar, this.list);
     this.draw();
     new IntersectionObserver(() => this.poll()).observe(this.node); // at once when the tab is opened
@@ -63,12 +65,19 @@ class SamplesTab {
     const picker = h("select.samples-of", { id: "samples-task", "aria-label": "Task", onchange: () => this.choose({ task: picker.value }) }, h("option", { value: "" }, "All tasks"), tasks.map((task) => h("option", { value: task, translate: "no", selected: task === this.task }, task)));
     const marks = h("input", { type: "checkbox", id: "samples-marks", checked: this.marks, onchange: () => this.choose({ marks: marks.checked }) });
     title.append(h("label.check", {}, marks, " Mark differences"), picker);
-    const legend = this.marks ? h("p.sub.samples-key", {}, h("span", {}, h("ins", {}, "underlined"), " only in the answer"), h("span", {}, h("del", {}, "struck through"), " only in the wanted answer")) : null;
-    this.bar.replaceChildren(title, this.stepChoice(), ...[legend, this.told()].filter(Boolean));
     const all = [...this.prompts.values()].filter((prompt) => !this.task || prompt.task === this.task);
     const shown = all.slice(0, MAX_SHOWN);
+    this.shown = shown;
+    this.bar.replaceChildren(...[title, this.stepChoice(), this.legend, this.told()].filter(Boolean));
     this.list.replaceChildren(...shown.map((prompt) => this.card(prompt)), ...(all.length > shown.length ? [h("p.sub", {}, `${shown.length} of ${all.length} prompts are shown: choose a task.`)] : []));
+    this.tellMarks();
     if (focus) document.getElementById(focus)?.focus();
+  }
+
+  /** Explain the marks where some are seen. */
+  tellMarks() {
+    const differs = (prompt) => [...prompt.answers].some(([step, answer]) => (step === this.at || this.open.has(prompt.key)) && this.marked(prompt, answer)?.common < 1);
+    this.legend.hidden = !this.shown.some(differs);
   }
 
   stepChoice() {
@@ -98,6 +107,7 @@ class SamplesTab {
     const history = h("details", { open: this.open.has(prompt.key), ontoggle: () => {
       if (history.open) this.open.add(prompt.key); else this.open.delete(prompt.key);
       if (history.open && history.childElementCount === 1) history.append(this.history(prompt));
+      this.tellMarks();
     } }, h("summary", { id: `samples-all-${prompt.key}` }, `All ${prompt.answers.size} answers`));
     if (history.open) history.append(this.history(prompt));
     const head = h("div.samples-h", {}, swatch(prompt.task), h("h3", {}, h("span", { translate: "no" }, prompt.task), " · ", h("span", {}, `prompt ${prompt.number + 1}`)));
@@ -113,21 +123,29 @@ class SamplesTab {
   }
 
   compared(prompt, answer) {
-    if (answer.diff === undefined) answer.diff = difference(prompt.gold, answer.text);
+    if (answer.diff === undefined) {
+      const diff = answer.diff = difference(prompt.gold, answer.text), parts = diff ? diff.parts : [];
+      // it was cut: what would have come is not known
+      if (answer.end !== "end of turn" && parts.length && parts[parts.length - 1][0] === "missing") answer.diff = { parts: parts.slice(0, -1), common: share(parts.slice(0, -1)) };
+    }
     return answer.diff;
   }
 
+  /** The difference, if it is to be marked. */
+  marked(prompt, answer) {
+    const diff = this.marks && answer ? this.compared(prompt, answer) : null;
+    return diff && diff.common >= MIN_MARKED ? diff : null;
+  }
+
   answer(prompt, answer) {
-    const diff = this.marks ? this.compared(prompt, answer) : null;
+    const diff = this.marked(prompt, answer), parts = diff ? diff.parts : [];
     if (!diff) return h("div.say", { translate: "no" }, answer.text || "–");
-    const parts = [...diff.parts], last = parts[parts.length - 1];
-    if (answer.end !== "end of turn" && last && last[0] === "missing") parts.pop(); // it was cut: what would have come is not known
     const tags = { same: "span", extra: "ins", missing: "del" };
     return h("div.say", { translate: "no" }, parts.map(([kind, text]) => h(tags[kind], {}, text)), parts.length ? null : "–");
   }
 
   facts(prompt, answer) {
     const diff = this.compared(prompt, answer), ends = { "end of turn": `${answer.tokens} tokens`, "length limit": `cut at ${answer.tokens} tokens` };
-    return h("p.state-line.sub", {}, h("span.num", {}, ends[answer.end] || `stopped after ${answer.tokens} tokens`), h("span", {}, diff ? (diff.common === 1 ? "as wanted" : `${percent(diff.common)} as wanted`) : "too long to be compared"));
+    return h("p.state-line.sub", {}, h("span.num", {}, ends[answer.end] || `stopped after ${answer.tokens} tokens`), h("span", {}, diff ? (diff.common === 1 ? "as wanted" : `${percent(diff.common)} as wanted`) : "too long to be compared"), this.marks && diff && diff.common < MIN_MARKED ? h("span", {}, "too different to be marked") : null);
   }
 }

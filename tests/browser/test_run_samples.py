@@ -44,6 +44,26 @@ def test_steps_are_chosen_and_differences_marked(page: Page, studio: Studio, run
     expect(cards.nth(0).locator("ol li")).to_have_count(2)
 
 
+def test_an_answer_of_another_kind_is_not_marked_to_pieces(page: Page, studio: Studio, run: RunDir):
+    row = sample_row(60, "sql", done=False)
+    append_json(samples_file(run), {**row, "output": "I cannot say who that is, (name) or somebody."})
+    # cut after its first words: what is missing behind them is no difference
+    append_json(samples_file(run), {**row, "step": 80, "output": row["gold"][:20], "end": "length limit"})
+    page.goto(f"{studio.url}/run?id={run.id}&tab=samples")
+    page.locator("#samples-task").select_option("sql")
+    card = page.locator("#panel-samples .samples-card")
+    page.locator("#samples-step-60").click()
+    expect(card).to_contain_text("too different to be marked")
+    expect(card.locator("ins, del")).to_have_count(0)
+    expect(page.locator("#panel-samples .samples-key")).to_be_hidden()
+    page.locator("#samples-step-80").click()
+    expect(card).to_contain_text("cut at 9 tokens")
+    expect(card).not_to_contain_text("%")
+    expect(card.locator("ins, del")).to_have_count(0)
+    page.locator("#samples-step-0").click()
+    expect(page.locator("#panel-samples .samples-key")).to_be_visible()
+
+
 def test_new_answers_appear_and_the_newest_step_is_shown(page: Page, studio: Studio, run: RunDir):
     page.goto(f"{studio.url}/run?id={run.id}&tab=samples")
     expect(page.locator("#samples-step-40")).to_have_attribute("aria-pressed", "true")
