@@ -146,6 +146,6 @@ class SamplesTab {
 
   facts(prompt, answer) {
     const diff = this.compared(prompt, answer), ends = { "end of turn": `${answer.tokens} tokens`, "length limit": `cut at ${answer.tokens} tokens` };
-    return h("p.state-line.sub", {}, h("span.num", {}, ends[answer.end] || `stopped after ${answer.tokens} tokens`), h("span", {}, diff ? (diff.common === 1 ? "as wanted" : `${percent(diff.common)} as wanted`) : "too long to be compared"), this.marks && diff && diff.common < MIN_MARKED ? h("span", {}, "too different to be marked") : null);
+    return h("p.state-line.sub", {}, h("span.num", {}, ends[answer.end] || `stopped after ${answer.tokens} tokens`), h("span", {}, diff ? (diff.common === 1 ? (answer.end === "end of turn" || answer.text === prompt.gold ? "as wanted" : "as wanted so far") : `${percent(diff.common)} as wanted`) : "too long to be compared"), this.marks && diff && diff.common < MIN_MARKED ? h("span", {}, "too different to be marked") : null);
   }
 }
