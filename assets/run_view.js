@@ -27,6 +27,7 @@ const TABS = [
 
 function layout() {
   if (!runId) { root().replaceChildren(h("p.card.empty", {}, "No run was chosen. ", h("a", { href: "/runs" }, "All runs"))); return; }
+  root().classList.add("waiting");
   root().replaceChildren(slots.head, slots.failure, slots.progress, ...tabs("Parts of the run", TABS));
   slots.head.replaceChildren(h("p.card.empty", {}, "Reading the run …"));
   document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") poll(); });
@@ -85,6 +86,7 @@ function drawHidden() {
 }
 
 function show(run) {
+  root().classList.remove("waiting");
   learnLooks(run.tasks.map((task) => task.name), run.tasks.map((task) => task.color));
   merge(run);
   notifyOf(known, run);

@@ -1,10 +1,11 @@
-// Tasks & mix on the New run page.  value: {tasks: [TaskChoice], uses_weights, strategy}
+// Tasks & mix on the New run page.  value: {tasks: [TaskChoice], uses_weights, strategy}, or {loading}
 // While a slider is dragged the server hears of it a few times a second (`input`), so the preview below follows.
 const TELL_MS = 160;
 let waiting = null;
 
 function draw(value) {
   const tasks = value.tasks || [];
+  if (!tasks.length && value.loading) { root().replaceChildren(h("p.empty.loading", { "aria-busy": "true" }, "Reading the tasks …")); return; }
   if (!tasks.length) {
     root().replaceChildren(h("p.empty", {}, "No tasks yet. ", h("a", { href: "/datasets" }, "Add task files"), " first."));
     return;

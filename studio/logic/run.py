@@ -263,7 +263,7 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Stat
     base, newest = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
     change = ""
     if len(evaluations) > 1 and base.get("eval/loss") and newest.get("eval/loss"):
-        change = f"{(newest['eval/loss'] / base['eval/loss'] - 1):+.1%} to the base model".replace("-", "−")
+        change = f"{100 * (newest['eval/loss'] / base['eval/loss'] - 1):+.1f} % vs base".replace("-", "−")
     memory, cost = last.get("perf/memory_bytes"), status.cost
     expected = f"{range_text(cost.shown_low_bytes, cost.shown_high_bytes)} expected" if cost else ""
     stats = [
