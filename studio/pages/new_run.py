@@ -76,7 +76,8 @@ class _Page:
                 with gr.Column(elem_classes="st-panel"):
                     _title("Tasks and mix", "1")
                     self._strategy()
-                    self.tasks = island(self.project, "task_editor", {"tasks": [], "loading": True}, elem_id="new-tasks")
+                    waiting = {"tasks": [], "loading": True}
+                    self.tasks = island(self.project, "task_editor", waiting, elem_id="new-tasks")
                     self.mix = island(self.project, "mix_preview", {}, elem_id="new-mix")
                     self.clock = gr.Timer(MEASURE_POLL_S, active=False)
                 with gr.Column(elem_classes="st-panel"):
