@@ -131,6 +131,15 @@ def _tasks(run: RunDir, recipe: Recipe, checkpoint: str) -> str:
     return "\n".join([*lines, "", "Loss in nats per token."])
 
 
+def _changed(told: Mapping[str, Any], prefix: str = "") -> str:
+    """Whether the greedy tokens that changed were ties within rounding; empty if none did."""
+    lead, moved = told.get(f"{prefix}changed_token_lead"), told.get(f"{prefix}max_logit_difference")
+    if not lead or moved is None:
+        return ""
+    tie = ", a tie within rounding" if lead <= 2 * moved else ""
+    return f"; the first that changed was at most {lead:.2g} ahead of the next best{tie}"
+
+
 def _parity(told: Mapping[str, Any]) -> str:
     """What was compared with what, in numbers."""
     merge = told.get("made_of_parity") or told
@@ -138,7 +147,7 @@ def _parity(told: Mapping[str, Any]) -> str:
     if isinstance(merge.get("stored_mean_logit_difference"), float):
         lines.append(
             f"- merged against base and adapter: mean logit difference {merge['stored_mean_logit_difference']:.3g}, "
-            f"{merge['stored_same_greedy_tokens']} greedy tokens equal"
+            f"{merge['stored_same_greedy_tokens']} greedy tokens equal{_changed(merge, 'stored_')}"
         )
     elif told.get("made_of_parity") and merge.get("parity"):
         lines.append(f"- merged: {plain(merge['parity'])}")
@@ -146,7 +155,7 @@ def _parity(told: Mapping[str, Any]) -> str:
         lines.append(
             f"- this export against the merged model: mean logit difference {told['mean_logit_difference']:.3g} "
             f"({told['relative_logit_difference']:.1%} of their spread), "
-            f"{told['same_greedy_tokens']} greedy tokens equal"
+            f"{told['same_greedy_tokens']} greedy tokens equal{_changed(told)}"
         )
     elif told.get("parity"):
         lines.append(f"- this export: {plain(told['parity'])}")

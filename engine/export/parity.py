@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -28,8 +28,17 @@ BROKEN = 0.8
 """Largest `relative_logit_difference` of a quantized model. A 135M model, which suffers most, has 0.02 in q8_0, 0.12 in
 q4_K_M and 0.26 in bitsandbytes; two models that have nothing in common have 1.4, the square root of 2."""
 
-Answer = tuple[torch.Tensor, list[int]]
-"""Logits after a prompt, shape (V,), float32 on the host; and the greedy continuation."""
+
+
+class Answer(NamedTuple):
+    """What a model says to a prompt."""
+
+    logits: torch.Tensor
+    """After the prompt, shape (V,), float32 on the host."""
+    tokens: list[int]
+    """The greedy continuation."""
+    leads: list[float]
+    """Of each of its tokens: how far its logit is above the second best."""
 
 
 def parity_prompts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -75,8 +84,11 @@ def answer(model: Any, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> An
         do_sample=False,
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
+        output_scores=True,
+        return_dict_in_generate=True,
     )
-    return logits, generated[0, len(ids) :].tolist()
+    best = torch.stack([step[0] for step in generated.scores]).float().topk(2).values
+    return Answer(logits, generated.sequences[0, len(ids) :].tolist(), (best[:, 0] - best[:, 1]).tolist())
 
 
 def differences(expected: list[Answer], found: list[Answer]) -> dict[str, Any]:
@@ -85,23 +97,32 @@ def differences(expected: list[Answer], found: list[Answer]) -> dict[str, Any]:
     Returns:
         Of the prompts the largest `mean_logit_difference` and `max_logit_difference`; `relative_logit_difference`: the
         mean difference as a share of the spread of the expected logits, both around their mean (a constant changes no
-        probability); `same_greedy_tokens` in words and `same_greedy_share` from 0 to 1.
+        probability); `same_greedy_tokens` in words and `same_greedy_share` from 0 to 1; `changed_token_lead`: the
+        largest lead of an expected token that is the first of its answer to be another, 0 if none is.  Rounding that
+        moves no logit by more than d changes no token with a lead above 2 d.
     """
     pairs = list(zip(expected, found, strict=True))
-    apart = [(ours - theirs).abs() for (ours, _), (theirs, _) in pairs]
+    apart = [(ours.logits - theirs.logits).abs() for ours, theirs in pairs]
     relative = [
         float(((theirs - theirs.mean()) - (ours - ours.mean())).abs().mean() / (ours - ours.mean()).abs().mean())
-        for (ours, _), (theirs, _) in pairs
+        for (ours, *_), (theirs, *_) in pairs
     ]
-    same = sum(a == b for (_, ours), (_, theirs) in pairs for a, b in zip(ours, theirs))
-    total = sum(max(len(ours), len(theirs)) for (_, ours), (_, theirs) in pairs)
+    same = sum(a == b for ours, theirs in pairs for a, b in zip(ours.tokens, theirs.tokens))
+    total = sum(max(len(ours.tokens), len(theirs.tokens)) for ours, theirs in pairs)
+    changed = [_first_changed(ours, theirs) for ours, theirs in pairs]
     return {
         "mean_logit_difference": _largest([float(difference.mean()) for difference in apart]),
         "max_logit_difference": _largest([float(difference.max()) for difference in apart]),
         "relative_logit_difference": _largest(relative),
         "same_greedy_tokens": f"{same} of {total}",
         "same_greedy_share": same / max(1, total),
+        "changed_token_lead": _largest([lead for lead in changed if lead is not None] or [0.0]),
     }
+
+
+def _first_changed(ours: Answer, theirs: Answer) -> float | None:
+    """The lead of the first token that differs; those behind it answer another text."""
+    return next((lead for a, b, lead in zip(ours.tokens, theirs.tokens, ours.leads) if a != b), None)
 
 
 def _largest(values: list[float]) -> float:

@@ -42,9 +42,11 @@ FACTS = {
     "stored_mean_logit_difference": "Mean logit difference, merged to adapter",
     "stored_max_logit_difference": "Largest logit difference, merged to adapter",
     "stored_same_greedy_tokens": "Same words when answering greedily, merged to adapter",
+    "stored_changed_token_lead": "Lead of a first changed word in logits, at most, merged to adapter",
     "mean_logit_difference": "Mean logit difference, this to merged",
     "relative_logit_difference": "The same as a share of their spread",
     "same_greedy_tokens": "Same words when answering greedily, this to merged",
+    "changed_token_lead": "Lead of a first changed word in logits, at most, this to merged",
     "seconds": "Seconds it took",
     "time": "Made at",
 }

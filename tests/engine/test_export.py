@@ -28,7 +28,7 @@ from engine.export import llama_cpp
 from engine.export.card import fenced, plain
 from engine.export.export import export_run
 from engine.export.ollama import modelfile, turns_of
-from engine.export.parity import differences, refuse_broken
+from engine.export.parity import Answer, differences, refuse_broken
 from engine.export.tools import plain_view, run_tool
 from engine.model.sources import resolve_model
 from engine.model.tiny_tokenizer import character_tokenizer
@@ -105,12 +105,14 @@ def test_what_cannot_be_loaded_here_is_not_called_the_same(trained, tmp_path, mo
 
 def test_differences_by_hand():
     ours, theirs = torch.tensor([0.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 8.0])
-    told = differences([(ours, [1, 2, 3])], [(theirs, [1, 9, 3, 4])])
+    told = differences([Answer(ours, [1, 2, 3], [5.0, 0.5, 0.1])], [Answer(theirs, [1, 9, 4, 4], [0.0] * 4)])
     assert told["mean_logit_difference"] == 2.0 and told["max_logit_difference"] == 4.0
     # around their means: (-2, 0, 2) and (-3, -1, 4): differences 1, 1, 2 over a spread of 4/3
     assert told["relative_logit_difference"] == pytest.approx((4 / 3) / (4 / 3))
-    assert told["same_greedy_tokens"] == "2 of 4" and told["same_greedy_share"] == 0.5
-    shifted = differences([(ours, [1])], [(ours + 5, [1])])
+    assert told["same_greedy_tokens"] == "1 of 4" and told["same_greedy_share"] == 0.25
+    assert told["changed_token_lead"] == 0.5  # of the 2 that became a 9; what follows answers another text
+    shifted = differences([Answer(ours, [1], [0.1])], [Answer(ours + 5, [1], [0.1])])
+    assert shifted["changed_token_lead"] == 0
     assert shifted["relative_logit_difference"] == pytest.approx(0, abs=1e-6)
 
 

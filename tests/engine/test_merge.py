@@ -20,7 +20,7 @@ from engine.contract.rundir import create_run_at
 from engine.export import merge as merging
 from engine.export import stream
 from engine.export.merge import merge_run
-from engine.export.parity import compare
+from engine.export.parity import Answer, compare
 from engine.export.shards import ShardWriter
 from engine.train.main import train
 from tests.tiny_run import new_attempt
@@ -137,9 +137,9 @@ def test_a_merge_takes_the_memory_of_a_shard(tmp_path):
 
 
 def test_not_a_number_is_never_the_same():
-    broken = (torch.full((5,), float("nan")), [1])
+    broken = Answer(torch.full((5,), float("nan")), [1], [0.0])
     with pytest.raises(UserError):
-        compare([(torch.zeros(5), [1])], [broken], limit=1.0)
+        compare([Answer(torch.zeros(5), [1], [0.0])], [broken], limit=1.0)
 
 
 @pytest.mark.parametrize("method", ["qlora", "full"])
