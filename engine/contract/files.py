@@ -1,6 +1,7 @@
 """Write and read the small files of a run so that a reader never sees half of one.
 
 replace_text  temp file in the same folder -> flush -> fsync -> rename       one writer, any number of readers
+new_folder    temp folder beside it -> rename                               folders that are whole or not there
 append_json   one whole line per write, O_APPEND                            streams
 read_rows     from a byte offset to the last newline                        tails, torn last line ignored
 """
@@ -12,14 +13,18 @@ import math
 import os
 import re
 import secrets
+import shutil
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import UserError
 from engine.contract.redact import redact
 
+NEW_FOLDER = ".tmp-"
+"""How the name of a folder begins that is not whole yet."""
 LONGEST_SLUG = 64
 """Characters of a file name made from a text."""
 
@@ -46,6 +51,26 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
 def replace_json(path: Path, value: Any) -> None:
     """Write a JSON value atomically; a non-finite number is written as null, which JSON can hold."""
     replace_text(path, json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `target` that takes its name if the block ends well, and is gone otherwise.
+
+    Args:
+        target: The folder to make; one process at a time makes it. What a killed one left is removed.
+        replace: Whether a folder that is there already, such as a broken one, makes way in the end.
+    """
+    temporary = target.with_name(f"{NEW_FOLDER}{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if replace:
+            shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def append_json(path: Path, row: dict[str, Any]) -> None:

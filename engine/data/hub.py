@@ -15,14 +15,13 @@ import fcntl
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 from engine.contract.errors import Problem, UserError
-from engine.contract.files import replace_json
+from engine.contract.files import new_folder, replace_json
 from engine.contract.hub_path import HubDataset, is_hub_path, parse_hub_path
 from engine.contract.places import MIN_FREE_BYTES, DataRoot, free_bytes
 from engine.contract.recipe import Recipe
@@ -82,21 +81,15 @@ def fetch_dataset(dataset: HubDataset, root: DataRoot, progress: Progress = lamb
             return found
         _require_disk(folder.parent, dataset)
         progress(f"downloading {dataset.name}", None)
-        temporary = folder.with_name(f".new-{folder.name}")
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
             rows, told = _from_modelscope(dataset) if dataset.hub == "modelscope" else _from_huggingface(dataset)
-            temporary.mkdir(mode=0o700)
-            written = _write(rows, temporary / "data.jsonl", dataset, progress)
-            replace_json(temporary / "source.json", {**_source(dataset), **told, **written, "time": time.time()})
-            shutil.rmtree(folder, ignore_errors=True)
-            os.rename(temporary, folder)
+            with new_folder(folder, replace=True) as temporary:
+                written = _write(rows, temporary / "data.jsonl", dataset, progress)
+                replace_json(temporary / "source.json", {**_source(dataset), **told, **written, "time": time.time()})
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise _disk_full(dataset) from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder / "data.jsonl"
 
 

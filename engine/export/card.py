@@ -17,7 +17,7 @@ import yaml
 
 from engine.contract.errors import UserError
 from engine.contract.export_formats import ExportFormat
-from engine.contract.files import read_json, replace_text
+from engine.contract.files import NEW_FOLDER, read_json, replace_text
 from engine.contract.hub_path import is_hub_path
 from engine.contract.metrics import task_key
 from engine.contract.models import MODELSCOPE, find_local, is_local_path, pinned_recipe
@@ -91,7 +91,7 @@ def write_card(folder: Path, run: RunDir, form: ExportFormat, told: Mapping[str,
     """
     recipe = pinned_recipe(run)
     licence = licence_of(recipe, root)
-    base, name = public_base(recipe.model_name_or_path), folder.name.removeprefix(".tmp-")
+    base, name = public_base(recipe.model_name_or_path), folder.name.removeprefix(NEW_FOLDER)
     front: dict[str, Any] = {"pipeline_tag": "text-generation", "tags": ["mft-studio", recipe.method, form.key]}
     front["library_name"] = "peft" if form.key == "adapter" else "gguf" if form.is_gguf else "transformers"
     if not is_local_path(recipe.model_name_or_path) and not recipe.model_name_or_path.startswith(MODELSCOPE):

@@ -25,12 +25,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from engine.contract.combinations import COMBINATIONS
 from engine.contract.errors import Problem, UserError
 from engine.contract.export_formats import FORMATS
-from engine.contract.files import read_json, replace_json
+from engine.contract.files import new_folder, read_json, replace_json
 from engine.contract.models import pinned_recipe, pinned_revision
 from engine.contract.places import DataRoot, require_free
 from engine.contract.rundir import RunDir
 from engine.export.card import public_base
-from engine.export.export import building, finish, folder_bytes, free_place
+from engine.export.export import finish, folder_bytes, free_place
 from engine.export.merge import choose_source, source_name
 from engine.export.stream import EXACT, LowRank, read_adapter
 from engine.model.sources import resolve_model
@@ -89,7 +89,7 @@ def combine_adapters(
     require_free(first.run.path, 2 * sum(folder_bytes(part.folder) for part in parts), what="The combined adapter")
     recipe = pinned_recipe(first.run)
     folder = resolve_model(recipe.model_name_or_path, revision=recipe.model.revision, root=root, progress=progress)
-    with building(target) as temporary:
+    with new_folder(target) as temporary:
         progress("combining", 0.3)
         torch.manual_seed(seed)
         _combine(folder, parts, method, density, temporary)

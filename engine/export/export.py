@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig
 
 from engine.contract.errors import UserError
 from engine.contract.export_formats import ExportFormat, export_bytes, find_format, merged_of
-from engine.contract.files import read_json, replace_json, slug
+from engine.contract.files import new_folder, read_json, replace_json, slug
 from engine.contract.model_facts import read_config
 from engine.contract.places import DataRoot, require_free
 from engine.contract.rundir import RunDir
@@ -73,7 +72,7 @@ def export_run(run: RunDir, checkpoint: str, key: str, name: str, *, root: DataR
         write_card(merged, run, find_format("merged"), read_json(merged / "merge.json") or {}, root=root)
     require_free(run.path, 2 * export_bytes(read_config(merged) or {}, form), what=f"The export as {form.title}")
     started = time.monotonic()
-    with building(target) as temporary:
+    with new_folder(target) as temporary:
         told: dict[str, Any] = {
             "run": run.id,
             "checkpoint": told_name,
@@ -187,7 +186,7 @@ def _export_adapter(
     if not isinstance(config, dict):
         raise UserError(f"{source.name} of this run holds no adapter.", fix="export the merged model.")
     target = free_place(run.adapters, name, f"{source.name}-adapter")
-    with building(target) as temporary:
+    with new_folder(target) as temporary:
         progress("copying the adapter", 0.3)
         for pattern in ADAPTER_FILES:
             for path in source.glob(pattern):
@@ -217,25 +216,6 @@ def free_place(folder: Path, name: str, fallback: str) -> Path:
     if target.exists():
         raise UserError(f"There is an export called {target.name} already.", fix="choose another name.")
     return target
-
-
-class building:
-    """A temporary folder beside `target` that takes its name if all goes well, and is gone otherwise."""
-
-    def __init__(self, target: Path) -> None:
-        self.target, self.temporary = target, target.with_name(f".tmp-{target.name}")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        try:
-            if kind is None:
-                os.rename(self.temporary, self.target)
-        finally:
-            shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def finish(folder: Path, run: RunDir, form: ExportFormat, told: dict[str, Any], root: DataRoot) -> None:

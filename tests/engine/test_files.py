@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from engine.contract.errors import UserError
-from engine.contract.files import append_json, child, read_rows, replace_json, slug, tail_text, truncate_torn_tail
+from engine.contract.files import (
+    append_json,
+    child,
+    new_folder,
+    read_rows,
+    replace_json,
+    slug,
+    tail_text,
+    truncate_torn_tail,
+)
 
 
 def test_rows_are_read_from_an_offset_and_a_torn_line_waits(tmp_path: Path):
@@ -23,6 +32,36 @@ def test_rows_are_read_from_an_offset_and_a_torn_line_waits(tmp_path: Path):
         stream.write(b"}\n")
     last, _ = read_rows(file, offset)
     assert (rows, more, last) == ([{"step": 1}], [{"step": 2}], [{"step": 3}])
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path, left_over: bool):
+    target = tmp_path / "model"
+    if left_over:  # by a process that was killed
+        (tmp_path / ".tmp-model").mkdir()
+        (tmp_path / ".tmp-model" / "half").write_text("")
+    with pytest.raises(KeyboardInterrupt), new_folder(target) as folder:
+        (folder / "a").write_text("a")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with new_folder(target) as folder:
+        (folder / "b").write_text("b")
+        assert not target.exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "b"]
+
+
+def test_what_is_there_makes_way_only_where_that_is_wanted_and_the_new_one_is_whole(tmp_path: Path):
+    target = tmp_path / "model"
+    with new_folder(target) as folder:
+        (folder / "old").write_text("")
+    with pytest.raises(OSError), new_folder(target) as folder:
+        (folder / "new").write_text("")
+    with pytest.raises(ValueError, match="broken"), new_folder(target, replace=True):
+        raise ValueError("broken")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old"]
+    with new_folder(target, replace=True) as folder:
+        (folder / "new").write_text("")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]
 
 
 def test_a_replaced_shorter_stream_is_read_from_the_start(tmp_path: Path):

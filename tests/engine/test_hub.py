@@ -96,7 +96,7 @@ def test_what_is_fetched_by_half_is_not_there(root, hub, monkeypatch):
     dataset = parse_hub_path("hf://org/name")
     with pytest.raises(UserError, match="disk is full"):
         fetch_dataset(dataset, root)
-    assert dataset.find(root) is None and not list(dataset.folder(root).parent.glob(".new-*"))
+    assert dataset.find(root) is None and not list(dataset.folder(root).parent.glob(".tmp-*"))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_full_disk_in_the_middle_of_a_write_is_a_sentence_and_leaves_nothing(r
     dataset = parse_hub_path("hf://org/name")
     with pytest.raises(UserError, match="disk is full"):
         fetch_dataset(dataset, root)
-    assert dataset.find(root) is None and not list(dataset.folder(root).parent.glob(".new-*"))
+    assert dataset.find(root) is None and not list(dataset.folder(root).parent.glob(".tmp-*"))
 
 
 def test_a_config_of_the_hubs_parquet_copy_is_a_folder_of_it(root, hub, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from engine.contract.errors import Problem, UserError
-from engine.contract.files import read_json, replace_json
+from engine.contract.files import new_folder, read_json, replace_json
 from engine.contract.model_facts import read_config
 from engine.contract.places import require_free
 from engine.export.shards import INDEX, ShardWriter
@@ -70,10 +70,7 @@ def convert_model(source: Path, target: Path, *, progress: Progress = lambda *_:
     dtype = _check_plan(source, native, plan)
     size = sum(kind.itemsize * torch.Size(shape).numel() for part in plan for kind, shape in part.values())
     require_free(target.parent, size + TEXTS, what=f"The converted model ({size / 2**30:.1f} GiB)")
-    work = target.with_name(f".{target.name}.converting")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
+    with new_folder(target) as work:
         progress("converting the tokenizer", 0.0)
         said = _write_texts(source, work, config, native, dtype)
         _write_weights(files, plan, native.layout, work, progress)
@@ -82,10 +79,7 @@ def convert_model(source: Path, target: Path, *, progress: Progress = lambda *_:
         if origin:
             replace_json(work / "source.json", {"model": origin, "converted_from": config["model_type"]})
         if target.exists():
-            target.rmdir()
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+            target.rmdir()  # it was empty: what came into it meanwhile is not ours to delete
     count = sum(torch.Size(shape).numel() for part in plan for _, shape in part.values())
     checks = (f"{sum(map(len, plan))} tensors: all that {native.model_type} has, none left over", said)
     return Converted(folder=target, model_type=native.model_type, num_weights=count, checks=checks, notes=native.notes)
