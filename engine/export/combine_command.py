@@ -10,7 +10,7 @@ from engine.contract.errors import UserError
 from engine.contract.files import read_json
 from engine.contract.places import data_root
 from engine.export.merge_command import find_run
-from engine.launch.jobs import write_job
+from engine.launch.jobs import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,28 +44,20 @@ def parse_weights(text: str, count: int) -> list[float]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Combine, and print where the result lies and how far it is from the sum."""
-
-    def progress(phase: str, fraction: float | None) -> None:
-        print(f"  {phase}", flush=True)
-        write_job(arguments.status_file, phase=phase, fraction=fraction)
-
-    try:
+    with reporting(arguments.status_file) as job:
         sources = []
         for text in arguments.adapters:
             name, colon, checkpoint = text.rpartition(":")
             sources.append((find_run(name if colon else text), checkpoint if colon else "latest"))
         weights = parse_weights(arguments.weights, len(sources))
-        progress("loading the libraries", None)
+        job.progress("loading the libraries", None)
         from engine.export.combine import combine_adapters
 
         folder = combine_adapters(
             sources, weights, arguments.method, arguments.output,
-            density=arguments.density, seed=arguments.seed, root=data_root(), progress=progress,
+            density=arguments.density, seed=arguments.seed, root=data_root(), progress=job.progress,
         )  # fmt: skip
-    except UserError as error:
-        write_job(arguments.status_file, state="failed", phase="failed", problem=str(error), fix="")
-        raise
-    write_job(arguments.status_file, state="done", phase="done", fraction=1.0, result={"folder": str(folder)})
+        job.result = {"folder": str(folder)}
     told = read_json(folder / "export.json") or {}
     print("\n".join(f"  {key}: {value}" for key, value in told.items()))
     print(folder)

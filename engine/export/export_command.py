@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engine.contract.errors import UserError
 from engine.contract.export_formats import FORMATS
 from engine.contract.files import read_json
 from engine.contract.places import data_root
 from engine.export.merge_command import find_run
-from engine.launch.jobs import write_job
+from engine.launch.jobs import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,24 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print where the result lies and how it compares."""
-
-    def progress(phase: str, fraction: float | None) -> None:
-        print(f"  {phase}", flush=True)
-        write_job(arguments.status_file, phase=phase, fraction=fraction)
-
-    try:
+    with reporting(arguments.status_file) as job:
         source = find_run(arguments.run)
-        progress("loading the libraries", None)
+        job.progress("loading the libraries", None)
         from engine.export.export import export_run
 
         folder = export_run(
             source, arguments.checkpoint, arguments.format, arguments.output,
-            root=data_root(), progress=progress,
+            root=data_root(), progress=job.progress,
         )  # fmt: skip
-    except UserError as error:
-        write_job(arguments.status_file, state="failed", phase="failed", problem=error.problem, fix=error.fix)
-        raise
-    write_job(arguments.status_file, state="done", phase="done", fraction=1.0, result={"folder": str(folder)})
+        job.result = {"folder": str(folder)}
     told = read_json(folder / "export.json") or read_json(folder / "merge.json") or {}
     print("\n".join(f"  {key}: {value}" for key, value in told.items()))
     print(folder)

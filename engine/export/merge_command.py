@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engine.contract.errors import UserError
 from engine.contract.files import read_json
 from engine.contract.places import data_root
 from engine.contract.rundir import RunDir, open_run
-from engine.launch.jobs import write_job
+from engine.launch.jobs import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,21 +33,13 @@ def find_run(name: str) -> RunDir:
 
 def run(arguments: argparse.Namespace) -> int:
     """Merge and print where the result lies and how it compares."""
-
-    def progress(phase: str, fraction: float | None) -> None:
-        print(f"  {phase}", flush=True)
-        write_job(arguments.status_file, phase=phase, fraction=fraction)
-
-    try:
+    with reporting(arguments.status_file) as job:
         source = find_run(arguments.run)
-        progress("loading the libraries", None)
+        job.progress("loading the libraries", None)
         from engine.export.merge import merge_run
 
-        folder = merge_run(source, arguments.checkpoint, arguments.output, root=data_root(), progress=progress)
-    except UserError as error:
-        write_job(arguments.status_file, state="failed", phase="failed", problem=error.problem, fix=error.fix)
-        raise
-    write_job(arguments.status_file, state="done", phase="done", fraction=1.0, result={"folder": str(folder)})
+        folder = merge_run(source, arguments.checkpoint, arguments.output, root=data_root(), progress=job.progress)
+        job.result = {"folder": str(folder)}
     told = read_json(folder / "merge.json") or {}
     print("\n".join(f"  {key}: {value}" for key, value in told.items()))
     print(folder)

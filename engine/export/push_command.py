@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engine.contract.errors import UserError
 from engine.contract.export_formats import find_result
 from engine.export.merge_command import find_run
 from engine.export.push import push_folder
-from engine.launch.jobs import write_job
+from engine.launch.jobs import reporting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,20 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Push, and print the address."""
-
-    def progress(phase: str, fraction: float | None) -> None:
-        print(f"  {phase}", flush=True)
-        write_job(arguments.status_file, phase=phase, fraction=fraction)
-
-    progress("asking the hub", None)
-    try:
+    with reporting(arguments.status_file) as job:
+        job.progress("asking the hub", None)
         folder = find_result(find_run(arguments.run), arguments.export)
         address = push_folder(
-            folder, arguments.repo, public=arguments.public, update=arguments.update, progress=progress
+            folder, arguments.repo, public=arguments.public, update=arguments.update, progress=job.progress
         )
-    except UserError as error:
-        write_job(arguments.status_file, state="failed", phase="failed", problem=error.problem, fix=error.fix)
-        raise
-    write_job(arguments.status_file, state="done", phase="done", fraction=1.0, result={"address": address})
+        job.result = {"address": address}
     print(address)
     return 0

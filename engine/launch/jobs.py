@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,6 +65,33 @@ def write_job(path: Path | None, **changes: Any) -> None:
         return
     status = JobStatus(process=asdict(ProcessId.of(os.getpid())), updated_at=time.time(), **changes)
     replace_json(path, asdict(status))
+
+
+@dataclass(slots=True)
+class Job:
+    """A command that tells what it does: in lines of the terminal, or the page's log, and in its status file."""
+
+    status_file: Path | None
+    result: dict[str, Any] = field(default_factory=dict)
+    """What it made; told when it is done."""
+
+    def progress(self, phase: str, fraction: float | None) -> None:
+        """Tell what is being done."""
+        print(f"  {phase}", flush=True)
+        write_job(self.status_file, phase=phase, fraction=fraction)
+
+
+@contextmanager
+def reporting(status_file: Path | None) -> Iterator[Job]:
+    """Give a job, and tell how it ended: done, or what the user can mend."""
+    job = Job(status_file)
+    try:
+        yield job
+    except UserError as error:
+        problem, fix = (error.problem, error.fix) if len(error.problems) == 1 else (str(error), "")
+        write_job(status_file, state="failed", phase="failed", problem=problem, fix=fix)
+        raise
+    write_job(status_file, state="done", phase="done", fraction=1.0, result=job.result)
 
 
 def start_job(status_file: Path, argv: Sequence[str], log_file: Path) -> None:
