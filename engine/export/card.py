@@ -131,13 +131,14 @@ def _tasks(run: RunDir, recipe: Recipe, checkpoint: str) -> str:
     return "\n".join([*lines, "", "Loss in nats per token."])
 
 
-def _changed(told: Mapping[str, Any], prefix: str = "") -> str:
-    """Whether the greedy tokens that changed were ties within rounding; empty if none did."""
-    lead, moved = told.get(f"{prefix}changed_token_lead"), told.get(f"{prefix}max_logit_difference")
+def _changed(merge: Mapping[str, Any]) -> list[str]:
+    """Say in a line whether the greedy tokens that a merge changed were ties within rounding; nothing if none were."""
+    lead, moved = merge.get("stored_changed_token_lead"), merge.get("stored_max_logit_difference")
     if not lead or moved is None:
-        return ""
-    tie = ", a tie within rounding" if lead <= 2 * moved else ""
-    return f"; the first that changed was at most {lead:.2g} ahead of the next best{tie}"
+        return []
+    if lead <= 2 * moved:
+        return [f"- the greedy tokens that changed first led by {lead:.2g} at most: ties within rounding"]
+    return [f"- the greedy tokens that changed first led by {lead:.2g} at most"]
 
 
 def _parity(told: Mapping[str, Any]) -> str:
@@ -147,15 +148,16 @@ def _parity(told: Mapping[str, Any]) -> str:
     if isinstance(merge.get("stored_mean_logit_difference"), float):
         lines.append(
             f"- merged against base and adapter: mean logit difference {merge['stored_mean_logit_difference']:.3g}, "
-            f"{merge['stored_same_greedy_tokens']} greedy tokens equal{_changed(merge, 'stored_')}"
+            f"{merge['stored_same_greedy_tokens']} greedy tokens equal"
         )
+        lines += _changed(merge)
     elif told.get("made_of_parity") and merge.get("parity"):
         lines.append(f"- merged: {plain(merge['parity'])}")
     if isinstance(told.get("mean_logit_difference"), float):
         lines.append(
             f"- this export against the merged model: mean logit difference {told['mean_logit_difference']:.3g} "
             f"({told['relative_logit_difference']:.1%} of their spread), "
-            f"{told['same_greedy_tokens']} greedy tokens equal{_changed(told)}"
+            f"{told['same_greedy_tokens']} greedy tokens equal"
         )
     elif told.get("parity"):
         lines.append(f"- this export: {plain(told['parity'])}")

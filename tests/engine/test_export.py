@@ -23,8 +23,8 @@ from engine.contract.recipe_io import load_recipe, override
 from engine.contract.rundir import create_run_at
 from engine.contract.serving import snippets
 from engine.data.codec import MFTCODER_TEMPLATE, Codec
+from engine.export import card, llama_cpp
 from engine.export import export as exporting
-from engine.export import llama_cpp
 from engine.export.card import fenced, plain
 from engine.export.export import export_run
 from engine.export.ollama import modelfile, turns_of
@@ -114,6 +114,17 @@ def test_differences_by_hand():
     shifted = differences([Answer(ours, [1], [0.1])], [Answer(ours + 5, [1], [0.1])])
     assert shifted["changed_token_lead"] == 0
     assert shifted["relative_logit_difference"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lead", "words"),
+    [(0.0, ""), (0.4, "led by 0.4 at most: ties within rounding"), (0.41, "led by 0.41 at most")],
+)
+def test_the_card_calls_a_changed_token_a_tie_up_to_twice_what_rounding_moves(lead, words):
+    told = {"stored_mean_logit_difference": 0.05, "stored_max_logit_difference": 0.2}
+    told |= {"stored_same_greedy_tokens": "30 of 32", "stored_changed_token_lead": lead}
+    assert card._parity(told).splitlines()[0].endswith("30 of 32 greedy tokens equal")
+    assert card._parity(told).partition("equal")[2].partition("first ")[2] == words
 
 
 @pytest.mark.parametrize("value", [0.81, float("nan")])
