@@ -34,7 +34,7 @@ class RunLines {
       const isNew = !cell.chart && cell.plot.clientWidth > 0;
       if (isNew) this.build(cell);
       if (cell.chart && (isNew || this.seen)) {
-        cell.chart.setData(cell.data, false);
+        cell.chart.setData(cell.data, !view.zoom); // without a zoom the levels follow, even where the steps stay
         const [min, max] = view.zoom ? [view.zoom.min, view.zoom.max] : [cell.data[0][0] ?? 0, Math.max(cell.data[0].at(-1) ?? 1, (cell.data[0][0] ?? 0) + 1)];
         cell.chart.setScale("x", { min, max });
       }

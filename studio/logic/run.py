@@ -282,18 +282,14 @@ def _stats(last: dict[str, Any], evaluations: list[dict[str, Any]], status: Stat
 
 
 def _tasks(snapshot: Snapshot, rows: list[Row], evaluations: list[Row]) -> list[dict[str, Any]]:
+    def series(name: str, key: str, source: list[Row]) -> list[float]:
+        values = [row.get(task_key(name, key)) for row in source]
+        return [value for value in values if isinstance(value, (int, float))]
+
+    counted = {name: sum(series(name, "weight", rows[-20:])) for name in snapshot.names}
     table = []
     for name in snapshot.names:
-
-        def series(key: str, source: list[dict[str, Any]], name: str = name) -> list[float]:
-            values = [row.get(task_key(name, key)) for row in source]
-            return [value for value in values if isinstance(value, (int, float))]
-
-        train, evals, weights = (
-            series("loss", rows),
-            series("eval_loss", evaluations),
-            series("weight", rows[-20:]),
-        )
+        train, evals = series(name, "loss", rows), series(name, "eval_loss", evaluations)
         table.append(
             {
                 "name": name,
@@ -302,7 +298,7 @@ def _tasks(snapshot: Snapshot, rows: list[Row], evaluations: list[Row]) -> list[
                 "base": evals[0] if evals else None,
                 "eval": evals[-1] if len(evals) > 1 else None,
                 "change": evals[-1] / evals[0] - 1 if len(evals) > 1 and evals[0] else None,
-                "share": sum(weights) / len(weights) if weights else None,
+                "share": counted[name] / sum(counted.values()) if any(counted.values()) else None,
                 "tokens": snapshot.tokens(name),
             }
         )

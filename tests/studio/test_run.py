@@ -45,6 +45,7 @@ def test_numbers_by_hand(root):
     assert (sql["base"], sql["eval"], sql["change"]) == (4.0, 3.0, -0.25)
     assert bug["change"] == pytest.approx(0.1)
     assert (sql["tokens"], bug["tokens"]) == (100, 100)
+    assert (sql["share"], bug["share"]) == pytest.approx((2 / 3, 1 / 3))  # bug-fix is in every other step only
     assert view["train"]["values"][1][:2] == [None, 5.8]  # absent at step 1: no point
     assert view["remaining_s"] == pytest.approx(20, abs=1)  # 10 steps took 20 s, 10 are left
     assert view["best"] == 10
