@@ -63,7 +63,7 @@ def find_seat(root: DataRoot) -> Seat:
     if taken:
         return Seat(visible="", reason=f"{'; '.join(taken)}: answering on the CPU, which is slower.")
     if not gpus and CPU in held:
-        return Seat(visible=None, reason=f"The CPU is used by {held[CPU]}: answers get what it leaves.")
+        return Seat(visible=None, reason=f"The CPU is used by {held[CPU]}: answers are slower.")
     return Seat(visible=None, reason="")
 
 

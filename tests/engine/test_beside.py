@@ -25,7 +25,7 @@ PROJECT = Path(__file__).resolve().parents[2]
     ("gpus", "held", "visible", "reason"),
     [
         (0, [], None, ""),
-        (0, ["the CPU"], None, "The CPU is used by run a: answers get what it leaves."),
+        (0, ["the CPU"], None, "The CPU is used by run a: answers are slower."),
         (2, [], None, ""),
         (2, ["the CPU"], None, ""),
         (2, ["GPU 0"], 1, "GPU 0 is used by run a: answering on GPU 1."),
