@@ -192,7 +192,7 @@ class _Page:
             gr.Dropdown(speakers, value=left),
             gr.Dropdown(speakers, value=right),
             gr.Dropdown(tasks, value=None),
-            gr.Dropdown([], value=None, info=chat_prompts.NO_HELD_OUT if run_id and not tasks else ""),
+            gr.Dropdown([], value=None, info=chat_prompts.NO_HELD_OUT if run_id and not tasks else None),
             self.snippets(run_id, right),
         )
         return picked, (left or "", right or "")
@@ -207,7 +207,7 @@ class _Page:
             items, why = chat_prompts.prompts(self.root, run_id or "", task or ""), ""
         except UserError as error:
             items, why = [], error.problem if task else ""
-        picker = gr.Dropdown(chat_prompts.labels(items), value=0 if items else None, info=why)
+        picker = gr.Dropdown(chat_prompts.labels(items), value=0 if items else None, info=why or None)
         return picker, *_filled(items, 0)
 
     def choose_prompt(self, run_id: str | None, task: str | None, index: int | None) -> tuple[str, str, dict[str, str]]:
