@@ -44,7 +44,7 @@ def tiny_recipe(folder: Path) -> Recipe:
         lora: {{r: 4, lora_dropout: 0.1}}
         data: {{eval_split: 0.2}}
         optim: {{learning_rate: 1e-2, max_steps: 6, per_device_train_batch_size: 4, gradient_accumulation_steps: 2}}
-        record: {{eval_steps: 3, save_steps: 3, logging_steps: 1}}
+        record: {{eval_steps: 3, save_steps: 3, logging_steps: 1, sample_max_new_tokens: 4}}
         launch: {{device: cpu}}
         """
     )

@@ -57,14 +57,15 @@ def test_there_are_presets():
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_runs_two_steps_on_a_tiny_model_of_its_own_architecture(path: Path, tmp_path):
-    """Everything of the preset but the model, the place, and the size of the data and of a step."""
+    """Everything of the preset but the model, the place, and the size of the data, of a step and of a sample."""
     recipe = load_recipe(path)
     family = family_of(known_config(recipe.model_name_or_path)["model_type"])
     folder = save_tiny_model(family, tmp_path / "model")
     changes = [f"model_name_or_path={folder}", "launch.device=cpu", "launch.num_processes=1", "optim.max_steps=2"]
     changes += [f"tasks.{i}.max_samples=8" for i in range(len(recipe.tasks))]
     changes += ["optim.gradient_accumulation_steps=1", "data.max_length=512", "data.truncation=truncate"]
-    run = create_run_at(tmp_path / "run", override(recipe, [*changes, "record.eval_steps=2", "record.save_steps=2"]))
+    changes += ["record.eval_steps=2", "record.save_steps=2", "record.sample_max_new_tokens=4"]
+    run = create_run_at(tmp_path / "run", override(recipe, changes))
     train(run, new_attempt(run))
     assert run.status().state == "finished" and run.status().step == 2
     assert verify_checkpoint(run.checkpoint_dirs()[-1]) == ""
