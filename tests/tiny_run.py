@@ -13,6 +13,9 @@ from engine.contract.rundir import Attempt, ProcessId, RunDir, claim_attempt
 from engine.train.record import RunRecord
 from tests.tiny_model import save_tiny_model
 
+SHORT_SAMPLES = "record.sample_max_new_tokens=4"
+"""Answers of four tokens at each evaluation, for tests that look at something else: 64 take half of a tiny run."""
+
 
 def write_task(path: Path, count: int, words: str) -> Path:
     rows = [
@@ -44,7 +47,7 @@ def tiny_recipe(folder: Path) -> Recipe:
         lora: {{r: 4, lora_dropout: 0.1}}
         data: {{eval_split: 0.2}}
         optim: {{learning_rate: 1e-2, max_steps: 6, per_device_train_batch_size: 4, gradient_accumulation_steps: 2}}
-        record: {{eval_steps: 3, save_steps: 3, logging_steps: 1, sample_max_new_tokens: 4}}
+        record: {{eval_steps: 3, save_steps: 3, logging_steps: 1}}
         launch: {{device: cpu}}
         """
     )

@@ -26,13 +26,13 @@ from engine.generate.row import Decoding, Row, Sampling
 from engine.model.families import family_of, save_tiny_model
 from engine.model.tiny_tokenizer import character_tokenizer
 from engine.train.main import train
-from tests.tiny_run import new_attempt
+from tests.tiny_run import SHORT_SAMPLES, new_attempt
 
 TEXTS = ("abc 1", "a longer question 22", "b")
 
 
 def trained(recipe, folder: Path, *changes: str):
-    run = create_run_at(folder, override(recipe, ["optim.max_steps=6", *changes]))
+    run = create_run_at(folder, override(recipe, ["optim.max_steps=6", SHORT_SAMPLES, *changes]))
     train(run, new_attempt(run))
     return run
 

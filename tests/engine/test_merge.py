@@ -23,7 +23,7 @@ from engine.export.merge import merge_run
 from engine.export.parity import Answer, compare
 from engine.export.shards import ShardWriter
 from engine.train.main import train
-from tests.tiny_run import new_attempt
+from tests.tiny_run import SHORT_SAMPLES, new_attempt
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -110,7 +110,7 @@ def test_shard_by_shard_is_what_peft_merges_whole(recipe, tmp_path, method, chan
     base.save_pretrained(tmp_path / "base", max_shard_size="20KB")
     AutoTokenizer.from_pretrained(recipe.model_name_or_path).save_pretrained(tmp_path / "base")
     changes = [*changes, f"method={method}", f"model.dtype={dtype}", f"model_name_or_path={tmp_path / 'base'}"]
-    changes += ["optim.max_steps=2", "lora.lora_dropout=0"]
+    changes += ["optim.max_steps=2", "lora.lora_dropout=0", SHORT_SAMPLES]
     run = create_run_at(tmp_path / "run", override(recipe, changes))
     train(run, new_attempt(run))
     folder = merge_run(run, "latest", "streamed", root=DataRoot(tmp_path), progress=quiet)

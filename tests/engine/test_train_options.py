@@ -19,11 +19,11 @@ from engine.model.tiny_tokenizer import character_tokenizer
 from engine.train.main import build_trainer, train
 from engine.train.neftune import add_neftune, example_lengths
 from tests.tiny_model import tiny_llama
-from tests.tiny_run import new_attempt
+from tests.tiny_run import SHORT_SAMPLES, new_attempt
 
 
 def learn(recipe, folder, *settings):
-    run = create_run_at(folder, override(recipe, ["optim.max_steps=2", *settings]))
+    run = create_run_at(folder, override(recipe, ["optim.max_steps=2", SHORT_SAMPLES, *settings]))
     train(run, new_attempt(run))
     return run
 
@@ -110,7 +110,7 @@ def experts(recipe, tmp_path_factory):
     )  # fmt: skip
     MixtralForCausalLM(config).save_pretrained(folder)
     character_tokenizer().save_pretrained(folder)
-    return override(recipe, [f"model_name_or_path={folder}", "optim.max_steps=2"])
+    return override(recipe, [f"model_name_or_path={folder}", "optim.max_steps=2", SHORT_SAMPLES])
 
 
 @pytest.mark.parametrize("packing", ["padding_free", "padding"])

@@ -13,7 +13,7 @@ from engine.contract.rundir import create_run_at
 from engine.model.families import family_of, save_tiny_model
 from engine.train.checkpoint import verify_checkpoint
 from engine.train.main import train
-from tests.tiny_run import new_attempt
+from tests.tiny_run import SHORT_SAMPLES, new_attempt
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((PROJECT / "presets").glob("*.yaml"))
@@ -64,7 +64,7 @@ def test_every_preset_runs_two_steps_on_a_tiny_model_of_its_own_architecture(pat
     changes = [f"model_name_or_path={folder}", "launch.device=cpu", "launch.num_processes=1", "optim.max_steps=2"]
     changes += [f"tasks.{i}.max_samples=8" for i in range(len(recipe.tasks))]
     changes += ["optim.gradient_accumulation_steps=1", "data.max_length=512", "data.truncation=truncate"]
-    changes += ["record.eval_steps=2", "record.save_steps=2", "record.sample_max_new_tokens=4"]
+    changes += ["record.eval_steps=2", "record.save_steps=2", SHORT_SAMPLES]
     run = create_run_at(tmp_path / "run", override(recipe, changes))
     train(run, new_attempt(run))
     assert run.status().state == "finished" and run.status().step == 2

@@ -16,7 +16,7 @@ import pytest
 from engine.contract.recipe_io import override
 from engine.contract.rundir import RunDir, create_run_at
 from engine.train.main import train
-from tests.tiny_run import new_attempt, train_losses
+from tests.tiny_run import SHORT_SAMPLES, new_attempt, train_losses
 
 PROJECT = Path(__file__).parents[2]
 WEIGHTING = ["weighting.warmup_steps=3", "weighting.history_length=4", "weighting.validation_examples=2"]
@@ -34,7 +34,7 @@ BALANCES = {
     "focal-task": ["loss.reduction=task_sample_mean", "loss.focal=task"],
     "focal-and-famo": ["loss.focal=task", "loss.focal_detach=false", "weighting.method=famo", *WEIGHTING],
 }
-QUIET = ["record.eval_steps=100", "record.save_steps=4", "lora.lora_dropout=0"]
+QUIET = ["record.eval_steps=100", "record.save_steps=4", "lora.lora_dropout=0", SHORT_SAMPLES]
 """Dropout draws other numbers for other micro-batches; nothing else does."""
 
 
