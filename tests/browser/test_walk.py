@@ -126,6 +126,10 @@ def a_second_run_waits_and_leaves(page: Page, studio: Studio, recipe_text: str) 
     expect(page.locator("#run-state")).to_have_text("Waiting")
     expect(page.locator(".st-prog .phase")).to_contain_text("the CPU is used by run")
     expect(page.locator("#studio-machine")).to_contain_text("1 waiting")
+    page.goto(f"{studio.url}/runs")
+    expect(page.locator("#runs .why", has_text="the CPU is used by run")).to_be_visible()
+    assert page.locator("#runs .scroll").evaluate("(box) => box.scrollWidth - box.clientWidth") <= 1  # its reason wraps
+    page.goto(f"{studio.url}/run?id={second.id}")
     page.locator("#run-leave").click()
     expect(page.locator("#run-state")).to_have_text("Stopped")
     assert effective_state(second) == "stopped"
