@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import select
 import sys
 
 from engine import __version__
@@ -57,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run one command; returns the exit status."""
     arguments = build_parser().parse_args(argv)
     try:
-        return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
+        status = int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
+        sys.stdout.flush()
+        return status
     except UserError as error:
         for problem in error.problems:
             print(f"{arguments.command}: {problem.problem}", file=sys.stderr)
@@ -66,6 +70,18 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        return 141  # as the shell says of a program that SIGPIPE ended
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader is gone, as `head` is once it has enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 if __name__ == "__main__":
