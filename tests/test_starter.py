@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from engine.contract.files import read_json
 from engine.contract.models import STARTER_MODEL
 from engine.contract.places import DataRoot
+from engine.contract.recipe_io import dump_recipe, override
 from engine.contract.rundir import RunDir
 from engine.contract.speakers import base_of, find_speaker
 from engine.data.humaneval import load_humaneval
@@ -85,9 +88,26 @@ def test_every_task_is_better_than_the_base_model(run: RunDir):
         assert tuned[f"task/{name}/eval_loss"] < base[f"task/{name}/eval_loss"]
 
 
-def test_it_merges_and_the_two_models_answer_differently(home: Path, run: RunDir, monkeypatch):
-    told = engine(home, "merge", str(run.path), "--output", "real")
-    assert "stored_mean_logit_difference" in told
+def merged(home: Path, run: RunDir, name: str) -> dict[str, Any]:
+    """Merge a run's newest checkpoint and return what the merge says of itself."""
+    engine(home, "merge", str(run.path), "--output", name)
+    told: dict[str, Any] = read_json(run.merged / name / "merge.json")
+    return told
+
+
+def test_in_float32_a_merge_changes_no_greedy_token_but_a_tie_of_a_thousandth(home: Path, run: RunDir):
+    exact = RunDir(home / "runs" / "exact")
+    shutil.copytree(run.path, exact.path)
+    exact.recipe_file.write_text(dump_recipe(override(run.recipe(), ["model.dtype=float32"])))
+    told = merged(home, exact, "exact")
+    assert told["stored_in"] == told["compared_in"] == "float32"
+    assert told["stored_changed_token_lead"] <= 2 * told["stored_max_logit_difference"] < 2e-3
+
+
+def test_a_merge_changes_ties_within_its_rounding_alone_and_base_and_tuned_answer_differently(home, run, monkeypatch):
+    """What rounding to 16 bit moves a logit by is measured behind the prompts, not where a token changed."""
+    told = merged(home, run, "real")
+    assert told["stored_changed_token_lead"] <= 2 * told["stored_max_logit_difference"]
     monkeypatch.setenv("MFT_STUDIO_HOME", str(home))
     client = ChatClient(home / "chat.log")
     try:
