@@ -53,8 +53,15 @@ def head_html(assets: Path) -> str:
     return language + colors + styles + THEME_BOOT + scripts
 
 
+MISSING = b"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>MFT Studio</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"></head><body><div class="gradio-container">
+<main class="contain" id="studio-main"><div class="st"><section class="card empty">
+<h1>There is no page at this address.</h1>
+<p>The line above leads to every page.</p><a href="/">Home</a></section></div></main></div></body></html>"""
+
+
 class InjectPage:
-    """Insert HTML into every page the application sends.
+    """Insert HTML into every page the application sends, and put a page in place of its bare "not found".
 
     Args:
         app: The application behind.
@@ -72,13 +79,14 @@ class InjectPage:
             await self.app(scope, receive, send)
             return
         start: MutableMapping[str, Any] | None = None
-        page = b""
+        page, is_missing = b"", False
 
         async def collect(message: MutableMapping[str, Any]) -> None:
-            nonlocal start, page
+            nonlocal start, page, is_missing
             if message["type"] == "http.response.start":
                 kind = dict(message["headers"]).get(b"content-type", b"")
-                if kind.startswith(b"text/html"):
+                is_missing = message["status"] == 404 and kind.startswith(b"application/json")
+                if is_missing or kind.startswith(b"text/html"):
                     start = message
                     return
             if start is None:
@@ -87,10 +95,11 @@ class InjectPage:
             page += message.get("body", b"")
             if message.get("more_body"):
                 return
-            page = page.replace(b"</head>", self.head + b"</head>", 1)
+            page = (MISSING if is_missing else page).replace(b"</head>", self.head + b"</head>", 1)
             page = re.sub(rb"(<body[^>]*>)", lambda found: found.group(1) + self.body, page, count=1)
-            kept = [(name, value) for name, value in start["headers"] if name != b"content-length"]
-            start["headers"] = [*kept, (b"content-length", str(len(page)).encode())]
+            kept = [pair for pair in start["headers"] if pair[0] not in (b"content-length", b"content-type")]
+            own = (b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(page)).encode())
+            start["headers"] = [*kept, *own]
             await send(start)
             await send({"type": "http.response.body", "body": page})
 

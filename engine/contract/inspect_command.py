@@ -78,6 +78,9 @@ def parse_columns(text: str) -> Columns:
 def _inspect(path: Path, columns: Columns | None) -> tuple[dict[str, Any], str]:
     """Return the report on a path, and what to do if it is refused."""
     try:
+        if path.parts[:1] in (("hf:",), ("modelscope:",)):
+            fix = "fetch it first: `python -m engine fetch-data`, then inspect the folder that it prints."
+            raise UserError("This looks at files, not at a hub.", fix=fix)
         return {**_counts(scan_task_file(path, columns)), "file": str(path), "error": None}, ""
     except UnusableFile as error:
         return {**_counts(error.scan), "file": str(path), "error": error.problem}, error.fix

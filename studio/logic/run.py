@@ -238,7 +238,8 @@ def _meta(recipe: Recipe, attempt: Attempt | None) -> list[tuple[str, str]]:
     method = {"qlora": "QLoRA", "lora": "LoRA", "full": "full fine-tuning"}[recipe.method]
     rank = f" r={recipe.lora.r}" if recipe.method != "full" else ""
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(started_at)) if started_at else "not yet"
-    found = [("Model", recipe.model_name_or_path), ("Method", method + rank), ("Started", when)]
+    since = "Waiting since" if attempt and attempt.waiting and not attempt.ended_at else "Started"
+    found = [("Model", recipe.model_name_or_path), ("Method", method + rank), (since, when)]
     found += [("On", ", ".join(attempt.devices))] if attempt and attempt.devices else []
     return [*found, ("Memory", attempt.released)] if attempt and attempt.released else found
 

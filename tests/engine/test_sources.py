@@ -185,6 +185,8 @@ def test_inspect_reads_folders_and_named_columns(tmp_path, capsys):
     assert told["skipped"][0]["file"] == "a.jsonl" and told["skipped"][0]["line"] == 2
     assert main(["inspect", str(tmp_path / "other.jsonl")]) == 2
     assert "perhaps columns: {prompt: question, completion: solution}" in capsys.readouterr().out
+    assert main(["inspect", "hf://org/name"]) == 2
+    assert "python -m engine fetch-data" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", ["", "prompt", "prompt=a", "prompt=a,prompt=b", "answer=a", "text=a,messages=b"])
