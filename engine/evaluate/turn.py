@@ -13,7 +13,7 @@ from engine.contract.recipe import Recipe
 from engine.contract.rundir import RunDir
 from engine.launch.beside import step_back
 from engine.launch.locks import CPU
-from engine.launch.queue import ticket_for, try_turn, write_ticket
+from engine.launch.queue import EVALUATION, ticket_for, try_turn, write_ticket
 
 POLL_S = 1.0
 
@@ -36,7 +36,7 @@ def turn_on_device(run: RunDir, recipe: Recipe, root: DataRoot, tell: Callable[[
         UserError: If the recipe asks for devices that are not there.
     """
     # the path is no run directory: nothing starts a training for it after a reboot
-    name = f"evaluate-{run.id}"
+    name = f"{EVALUATION}{run.id}"
     ticket = ticket_for(recipe, run=name, path=run.evaluations, order=time.time())
     ticket = replace(ticket, count=1, chosen=ticket.chosen[:1])
     file = root.waiting / f"{name}.json"

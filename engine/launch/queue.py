@@ -31,6 +31,8 @@ from engine.launch.locks import CPU, Device, acquire, devices_of, holder_of
 
 FOREIGN_BYTES = 2**30
 """A free GPU on which programs that are not ours hold more than this is waited for."""
+EVALUATION = "evaluate-"
+"""Before the run's id in the ticket of an evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,12 @@ class Ticket:
     def read(cls, path: Path) -> Ticket | None:
         """Read a ticket; None if the file is none."""
         return restore(cls, read_json(path))
+
+    @property
+    def called(self) -> str:
+        """Who that is, within a sentence."""
+        of = self.run.removeprefix(EVALUATION)
+        return f"run {of}" if of == self.run else f"the evaluation of run {of}"
 
     def alive(self) -> bool:
         """Whether its supervisor still waits."""
@@ -122,7 +130,7 @@ def try_turn(ticket: Ticket, root: DataRoot) -> tuple[dict[Device, int], str]:
         for device in devices:
             if device.key not in mine:
                 continue
-            descriptor = acquire(device, f"run {ticket.run}")
+            descriptor = acquire(device, ticket.called)
             if descriptor is None:  # somebody of another data root was faster
                 for held in taken.values():
                     os.close(held)

@@ -72,7 +72,7 @@ def run_choices(root: DataRoot) -> list[tuple[str, str]]:
     for run in list_runs(root.runs):
         if run.checkpoint_dirs():
             try:
-                choices.append((f"{run.recipe().display_name} · {run.id[:13]}", run.id))
+                choices.append((f"{run.recipe().display_name} · {run.id[:15]}", run.id))
             except UserError:
                 continue
     return choices
@@ -103,7 +103,7 @@ def speaker_choices(root: DataRoot, run_id: str) -> tuple[list[tuple[str, str]],
         ]
         choices.append((f"{speaker.name} ({', '.join(marks)})" if marks else speaker.name, speaker.name))
     for other in runs_on_the_same_base(root.runs, run)[:OTHER_RUNS]:
-        name = f"{other.recipe().display_name} · {other.id[:13]}"
+        name = f"{other.recipe().display_name} · {other.id[:15]}"
         choices += [(f"{name}: {item.name}", f"{other.id}:{item.name}") for item in speakers_of(other)[1:]]
     return choices, last.name if last else BASE
 

@@ -113,7 +113,7 @@ def adapter_choices(root: DataRoot, run_id: str) -> list[tuple[str, str]]:
         return []
     run = open_run(root.runs, run_id)
     return [
-        (f"{one.recipe().display_name} · {one.id[:13]}: {speaker.name}", f"{one.id}:{speaker.name}")
+        (f"{one.recipe().display_name} · {one.id[:15]}: {speaker.name}", f"{one.id}:{speaker.name}")
         for one in (run, *runs_on_the_same_base(root.runs, run))
         for speaker in speakers_of(one)
         if speaker.kind == "adapter"

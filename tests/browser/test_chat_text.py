@@ -108,7 +108,7 @@ def test_the_question_waits_until_somebody_can_answer(page: Page, studio: Simple
                   document.querySelector("#chat-question textarea").disabled,
                   document.querySelector("#chat-send").disabled]"""
     )
-    assert early in (["", True, True], ["Fake · 20260101-fini", False, False])
+    assert early in (["", True, True], ["Fake · 20260101-finish", False, False])
     expect(box).to_be_enabled()
     expect(page.locator("#chat-run input")).not_to_have_value("")
     box.fill("hello")

@@ -25,7 +25,7 @@ from engine.evaluate.scorers import exact_match
 from engine.generate.generator import Generator
 from engine.launch.devices import inventory
 from engine.launch.jobs import JobStatus
-from engine.launch.locks import acquire, devices_of
+from engine.launch.locks import acquire, devices_of, holder_of
 from engine.train.main import train
 from tests.tiny_run import new_attempt, write_task
 
@@ -220,5 +220,6 @@ def test_an_evaluation_waits_for_the_device_of_a_training_and_says_so(run, monke
     monkeypatch.setattr(turn.time, "sleep", release)
     with turn.turn_on_device(run, run.recipe(), root, told.append) as device:
         assert device == "cpu" and acquire(cpu, "another") is None
+        assert holder_of(cpu) == f"the evaluation of run {run.id}"
     assert told == ["waiting: the CPU is used by run other."]
     assert not (root.waiting / f"evaluate-{run.id}.json").exists()
