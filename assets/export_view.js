@@ -8,7 +8,8 @@ function jobCard(job) {
   if (!job) return null;
   if (job.state === "done") return job.address ? h("p.note", { role: "status" }, "Pushed to the hub: ", h("a", { href: /^https?:/.test(job.address) ? job.address : null, target: "_blank", rel: "noreferrer", translate: "no" }, job.address)) : null;
   if (job.state === "running") return h("section.card", { role: "status" }, h("div.card-h", {}, h("h2", {}, "At work"), h("span.sub", {}, job.phase)), h("progress", { max: "1", value: job.fraction === null ? null : String(job.fraction), "aria-label": "Progress of the export" }), log(job.log));
-  return h("section.card.failure", { role: "alert" }, h("h2", {}, "This did not work"), h("p", {}, rich(job.problem)), job.fix ? h("p.fix", {}, "What to do: ", rich(job.fix)) : null, job.log ? h("pre.st-log", { tabindex: "0", translate: "no" }, job.log) : null);
+  const close = h("button.ibtn", { type: "button", id: "export-close", onclick: () => tell("clear", {}) }, "Close");
+  return h("section.card.failure", { role: "alert" }, h("div.card-h", {}, h("h2", {}, "This did not work"), h("div.grow"), close), h("p", {}, rich(job.problem)), job.fix ? h("p.fix", {}, "What to do: ", rich(job.fix)) : null, job.log ? h("pre.st-log", { tabindex: "0", translate: "no" }, job.log) : null);
 }
 
 function draw(value) {

@@ -211,6 +211,18 @@ def _log_file(run: RunDir) -> Path:
     return run.path / "logs" / "export.log"
 
 
+def dismiss(root: DataRoot, run_id: str) -> None:
+    """Forget how the last job of a run ended; one that is at work stays.
+
+    Raises:
+        UserError: If there is no such run.
+    """
+    run = open_run(root.runs, run_id)
+    job = JobStatus.read(_status_file(run))
+    if job is not None and job.state != "running":
+        _status_file(run).unlink(missing_ok=True)
+
+
 def _job(run: RunDir, job: JobStatus | None) -> dict[str, Any] | None:
     if job is None:
         return None

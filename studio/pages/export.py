@@ -72,6 +72,7 @@ class _Page:
         told = [notes, *shown]
         start.click(self.start, [*chosen, name], told, api_name="export_start", **ONCE)
         combine.click(self.combine, [*chosen, *combining], told, api_name="export_combine", **ONCE)
+        view.clear(self.dismiss, chosen, shown, api_name="export_dismiss", **EACH)
         results.submit(self.push, [*chosen, results], told, api_name="export_push", **EACH)
         results.delete(self.delete, [*chosen, results], told, api_name="export_delete", **EACH)
         gr.Timer(REFRESH_S).tick(self.look, chosen, shown, queue=False, api_name="export_look", **ONCE)
@@ -136,6 +137,14 @@ class _Page:
         except UserError as error:
             note = {"ok": False, "text": str(error)}
         return {"notes": [note]}, *self.look(*chosen)
+
+    def dismiss(self, run_id: str | None, checkpoint: str | None, key: str | None) -> tuple[View, View]:
+        """Take away the card of a job that failed."""
+        try:
+            export.dismiss(self.root, run_id or "")
+        except UserError:
+            pass  # the run is gone, and its card with it
+        return self.look(run_id, checkpoint, key)
 
     def start(self, run_id: str | None, checkpoint: str | None, key: str | None, name: str) -> tuple[View, View, View]:
         """Start an export."""

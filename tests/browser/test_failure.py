@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
+from engine.launch.jobs import write_job
 from tests.browser.conftest import Studio
 from tests.fake_runs import fake_run
 
@@ -42,3 +43,17 @@ def test_a_failure_says_why_offers_a_marked_form_and_a_report_without_secrets(pa
     expect(page.get_by_text(run.id).first).to_be_visible()  # where the form comes from
     page.goto("about:blank")
     run.path.rename(studio.home / "failed-and-left")  # no longer among the runs of the tests that follow
+
+
+def test_what_went_wrong_with_an_export_can_be_put_away(page: Page, studio: Studio):
+    run = fake_run(studio.home / "runs", "finished")
+    run.exports.mkdir(exist_ok=True)
+    write_job(run.exports / ".job.json", state="failed", problem="Nobody is logged in.", fix="log in.")
+    page.goto(f"{studio.url}/export?run={run.id}")
+    card = page.locator("#export-view .card.failure")
+    expect(card).to_contain_text("Nobody is logged in.")
+    card.get_by_role("button", name="Close").click()
+    expect(card).to_have_count(0)
+    expect(page.locator("#export-view")).to_contain_text("Before you start")
+    page.goto("about:blank")
+    run.path.rename(studio.home / "exported-and-left")

@@ -12,6 +12,7 @@ from engine.contract.files import replace_json
 from engine.contract.places import DataRoot
 from engine.contract.recipe_io import override
 from engine.contract.rundir import create_run_at
+from engine.launch.jobs import write_job
 from studio.logic import export
 from tests.fake_runs import RECIPE
 
@@ -67,6 +68,18 @@ def test_only_adapters_of_one_base_are_offered_and_combined(root, started):
     assert "--weights=-1,2" in started[0] and "--output=both" in started[0]
     with pytest.raises(UserError, match="order"):
         export.request_combine(root, "r1", known[::-1], "ties", "1,2", 0.5, "Both")
+
+
+def test_how_a_job_ended_can_be_forgotten_but_not_one_at_work(root):
+    job = root.runs / "r1" / "exports" / ".job.json"
+    job.parent.mkdir(exist_ok=True)
+    write_job(job, state="failed", problem="no token")
+    assert export.look(root, "r1", "step-000004", "merged")["job"]["problem"] == "no token"
+    export.dismiss(root, "r1")
+    assert export.look(root, "r1", "step-000004", "merged")["job"] is None
+    write_job(job, phase="at work")
+    export.dismiss(root, "r1")
+    assert export.look(root, "r1", "step-000004", "merged")["job"]["state"] == "running"
 
 
 def test_results_are_shown_pushed_and_deleted_to_the_trash(root, started):
