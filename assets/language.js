@@ -8,6 +8,7 @@
 window.studioLanguage = (() => {
   const NAMES = { en: "English", zh: "中文" };
   const ATTRIBUTES = ["title", "placeholder", "aria-label", "alt", "data-said"]; // the last one is shown by a style sheet
+  const A_RUN = / · \d{8}-\S{6}/; // a run in a picker: its name is its owner's, whatever words it has
   const KEPT = '[translate="no"], code, pre, textarea, script, style, .cm-editor, [contenteditable="true"]';
   const ENDS = { ".": "。", ";": "；", ":": "：" };
   const MAX_REMEMBERED = 5000;
@@ -78,7 +79,7 @@ window.studioLanguage = (() => {
 
   /** Return a sentence in the language of the page; one that nobody translated stays as it is. */
   function translate(text) {
-    if (language === "en" || !catalogue.exact || !/[A-Za-z]{2}/.test(text)) return text;
+    if (language === "en" || !catalogue.exact || !/[A-Za-z]{2}/.test(text) || A_RUN.test(text)) return text;
     if (/\S\s*\n/.test(text)) return text.split("\n").map(translate).join("\n");
     const [, before, sentence, after] = /^(\s*(?:-> )?)(.*?)(\s*)$/s.exec(text);
     const key = sentence.replace(/\s+/g, " ");

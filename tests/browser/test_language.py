@@ -43,7 +43,8 @@ def test_what_is_shown_follows_the_switch_and_goes_back(chinese: Page):
           box.innerHTML = `<p id="a">Run my run failed: it is out of memory</p>
                <p id="b">Set <code>lora.r</code> to 8 here.</p><p id="c">No runs yet. Start it.</p>
                <p id="d" translate="no">Runs</p><pre id="e">Runs</pre>
-               <input id="f" placeholder="Runs"><p id="g">Nobody said this.</p>`;
+               <input id="f" placeholder="Runs"><p id="g">Nobody said this.</p>
+               <p id="h">Runs · 20260101-finish</p>`;
         }"""
     )
     expect(chinese.locator("#a")).to_have_text("训练 my run 失败：内存不足")
@@ -54,6 +55,7 @@ def test_what_is_shown_follows_the_switch_and_goes_back(chinese: Page):
     expect(chinese.locator("#e")).to_have_text("Runs")
     expect(chinese.locator("#f")).to_have_attribute("placeholder", "训练列表")
     expect(chinese.locator("#g")).to_have_text("Nobody said this.")
+    expect(chinese.locator("#h")).to_have_text("Runs · 20260101-finish")  # somebody called a run so
     chinese.evaluate("document.querySelector('#a').firstChild.data = 'No runs yet.'")
     expect(chinese.locator("#a")).to_have_text("还没有训练。")
 
